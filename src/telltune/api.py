@@ -286,7 +286,8 @@ def check(
         columns: Columns of the data, if they cannot be guessed. A recipe names its own.
         model: Model whose tokenizer counts tokens and finds control tokens. By default the
             recipe's model; for data, none.
-        max_length: Longest example in tokens. By default the recipe's; for data, none.
+        max_length: Longest example in tokens, with the anchor if the recipe's method uses one. By
+            default the recipe's; for data, none.
 
     Returns:
         The number of examples by split and of general data, and the findings. The attribute
@@ -308,6 +309,7 @@ def check(
             recipe,
             model=recipe.model if model is None else ModelSpec(name=model),
             max_length=max_length or recipe.training.max_length,
+            anchored=get_method(recipe.method).anchored,
         )
     files = files_of_data(data)  # type: ignore[arg-type]
     by_split: dict[Split, list[str]] = files if isinstance(files, dict) else {"train": files}

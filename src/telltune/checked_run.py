@@ -82,7 +82,7 @@ def check_run(recipe: Recipe) -> CheckedRun:
     general = load_general(recipe) if method.uses_general else None
     model = load_model_info(recipe.model)
     run_plan = build_run_plan(method, task, general, model, method.configured(recipe))
-    trained_on = task.train[: run_plan.counts.task_examples]
+    trained_on = task.train[: len(run_plan.task)]
     learned = [example.completion for example in trained_on]
     check_labels(recipe.evaluation, labels_of(task, trained_on), learned)
     seconds = time.perf_counter() - began

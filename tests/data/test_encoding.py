@@ -248,7 +248,7 @@ def test_truncating_cuts_responses_only_and_names_them(tiny_tokenizer: Any) -> N
 
 def test_truncating_never_cuts_a_prompt(tiny_tokenizer: Any) -> None:
     limit = int(Encoder(tiny_tokenizer).encode(EXAMPLES).prompt_lengths[7])
-    with pytest.raises(DataError, match=r"toys\.jsonl:8 .*never prompts"):
+    with pytest.raises(DataError, match=r"toys\.jsonl:8 .*shorten the prompts .*never prompts"):
         Encoder(tiny_tokenizer, max_length=limit, too_long="truncate").encode(EXAMPLES)
 
 

@@ -34,6 +34,15 @@ def hub(monkeypatch, load_dataset):
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
 
 
+def test_each_data_set_is_a_source_of_its_own_even_if_names_are_equal(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    a, b = (write(tmp_path / folder / "g.jsonl", GOOD, GOOD) for folder in ("a", "b"))
+    rest = b.model_copy(update={"rows": (1, 2)})
+    found = [example.source for example in read_examples([a, b, rest])]
+    assert found == ["g", "g", "g (entry 2)", "g (entry 2)", "g (entry 3)"]
+
+
 def test_examples_carry_source_and_origin(tmp_path):
     spec = write(tmp_path / "tickets.jsonl", GOOD, GOOD)
     first, second = read_examples([spec])

@@ -72,6 +72,14 @@ def test_passes_are_epochs_where_nothing_is_mixed(
         assert sorted(seen) == list(range(24))
 
 
+@pytest.mark.parametrize(("steps", "passes"), [(3, 0.5), (6, 1), (8, 1.33), (12, 2)])
+def test_passes_of_a_stopped_run_are_those_that_were_made(
+    toy_recipe: dict[str, Any], tiny_tokenizer: Any, steps: int, passes: float
+) -> None:
+    ready = run_plan({**toy_recipe, "method": "sft"}, tiny_tokenizer)
+    assert ready.stopped_after(steps).counts.passes == passes  # of 24 examples, four in a step
+
+
 def test_a_leverage_ratio_is_kept_to_the_nearest_example(
     toy_recipe: dict[str, Any], tiny_tokenizer: Any
 ) -> None:

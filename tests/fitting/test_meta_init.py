@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,6 @@ from telltune.training.adapter import add_lora, trained_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 SMALL = {"steps": 6, "inner_steps": 2, "batch_size": 2, "examples": 80}
 
@@ -105,6 +105,29 @@ def test_examples_too_long_for_it_are_left_out(
     general = load_general(recipe)
     assert general is not None
     assert meta_start(tiny_base, general, recipe, MetaSpec(**SMALL | {"examples": 88}))
+
+
+def test_entries_of_one_name_are_two_tasks(
+    sources: dict[str, Any], tiny_base: Any, tmp_path: Path
+) -> None:
+    spec, starts = MetaSpec(**SMALL), []
+    (tmp_path / "other").mkdir()
+    for name in ("another.jsonl", "other/double.jsonl"):
+        (tmp_path / name).write_bytes((tmp_path / "half.jsonl").read_bytes())
+        recipe = recipe_from_dict(
+            sources | {"general": [sources["general"][0], str(tmp_path / name)]}
+        )
+        general = load_general(recipe)
+        assert general is not None
+        starts.append(meta_start(tiny_base, general, recipe, spec))
+    assert all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
+    together = tmp_path / "together.jsonl"
+    together.write_bytes(b"".join(Path(name).read_bytes() for name in sources["general"]))
+    recipe = recipe_from_dict(sources | {"general": [str(together)]})
+    general = load_general(recipe)
+    assert general is not None
+    with pytest.raises(DataError, match="1 of 1 sources"):  # although the examples are the same
+        meta_start(tiny_base, general, recipe, spec)
 
 
 def test_a_run_begins_there(sources: dict[str, Any], tmp_path: Path) -> None:

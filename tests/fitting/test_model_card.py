@@ -116,6 +116,18 @@ def test_what_a_prompt_holds_besides_the_template_is_told(out: Path) -> None:
     assert "the last 'So:'" in card
 
 
+def test_a_card_claims_no_task_example_that_no_step_had(
+    toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    short = {"method": "general_only", "mixture": {"general_examples": 6, "passes": 1}}
+    record = telltune.fit(toy_recipe | short, tmp_path / "out", progress=False).record
+    card = (tmp_path / "out" / "README.md").read_text()
+    data, tokens = record["data"]["general"]["name"], record["counts"]["general_tokens"]
+    on = f"Trained on: 6 general examples ({tokens} tokens) from {data}, and on no task example.\n"
+    assert on in card
+    assert "with one seed, on 6 examples" in card
+
+
 def test_evaluate_keeps_its_scores_in_the_card_with_their_limits(out: Path) -> None:
     card = out / "README.md"
     assert "Not scored yet: run `tell evaluate`" in card.read_text()

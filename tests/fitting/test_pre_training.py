@@ -113,6 +113,23 @@ def test_general_data_stay_as_many(recipe: dict[str, Any], tiny_base: Any) -> No
     assert with_lever == plan["general_examples"] > 0
 
 
+def test_what_is_repeated_counts_once(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe |= {"method": "tell", "mixture": {"leverage_ratio": 1, "passes": 2}}
+    without = {key: value for key, value in recipe.items() if key != "pseudo_label"}
+    labeled = telltune.plan(without, measure=False)
+    record = telltune.fit(recipe, tmp_path / "run", progress=False).record
+    counts = record["counts"]
+    assert counts["task_examples"] == 12 + 6
+    assert labeled["task_tokens"] < counts["task_tokens"] < 2 * labeled["task_tokens"]
+    assert counts["passes"] == 1.67  # 12 examples twice and 6 once
+    assert counts["general_tokens"] == labeled["general_tokens"]
+    ratio = counts["general_tokens"] / counts["task_tokens"]
+    assert counts["leverage_ratio"] == pytest.approx(ratio, abs=5e-4)
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"12 labeled examples ({labeled['task_tokens']} tokens) and 6 made ones" in card
+    assert f"leverage ratio {labeled['leverage_ratio']:g}" in card
+
+
 def test_a_fit_writes_down_what_was_made(recipe: dict[str, Any], tmp_path: Path) -> None:
     done = telltune.fit(recipe | {"method": "sft"}, tmp_path / "run", progress=False)
     (got,) = done.record["levers"]

@@ -79,6 +79,9 @@ def test_a_run_that_no_longer_improves_stops(long: dict[str, Any], whole: Path):
     assert len(rows) == steps[-1] == counts["optimizer_steps"] < planned["optimizer_steps"]
     assert sum(row["tokens"] for row in rows) == counts["trained_tokens"]
     assert counts["general_tokens"] < planned["general_tokens"]
+    assert counts["passes"] < planned["passes"]
+    passes = f"{counts['task_tokens']:,} tokens, {counts['passes']} passes"
+    assert passes in (whole / "README.md").read_text()
     assert steps.index(record["early_stopping"]["kept_step"]) == len(steps) - 1 - PATIENCE
     assert [row["step"] for row in rows if "dev_loss" in row] == steps
 

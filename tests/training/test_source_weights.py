@@ -12,6 +12,7 @@ import torch
 from telltune.api import fit
 from telltune.data.examples import Example
 from telltune.data.general import GeneralData
+from telltune.fitting.general_choice import ChosenData
 from telltune.methods.self_sampled import SampledData
 from telltune.recipe import DataSpec
 from telltune.training.source_weights import LearnedWeights, SourceGroups, source_groups
@@ -162,12 +163,38 @@ def test_a_step_that_is_left_out_changes_no_weight(
     assert ends[0] == ends[1]
 
 
-def test_general_data_made_in_the_run_are_one_source(
+def test_each_entry_has_a_weight_even_if_names_or_paths_are_equal(
+    toy_recipe: dict[str, Any], write_jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    files = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        rows = [{"prompt": f"{folder} {n}", "completion": "x"} for n in range(6)]
+        files.append(str(write_jsonl(tmp_path / folder / "g.jsonl", rows)))
+    halves = [{"path": files[0], "rows": rows} for rows in ([0, 3], [3, 6])]
+    toy_recipe["task"] = toy_recipe["task"] | {"train": files}
+    toy_recipe["mixture"] = {"general_examples": 4, "passes": 1}
+    toy_recipe["training"]["source_weights"] = "alf1"
+    fit(toy_recipe | {"general": halves}, tmp_path / "out", progress=False)
+    log = (tmp_path / "out" / "training_log.jsonl").read_text().splitlines()
+    assert {key for key in json.loads(log[-1]) if key.startswith("weight")} == {
+        *("weight_task: g", "weight_task: g (entry 2)"),
+        *(f"weight_general: {files[0]}", f"weight_general: {files[0]} (entry 2)"),
+    }
+
+
+def test_general_data_made_or_chosen_in_the_run_are_one_source(
     write_jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
     rows = [{"prompt": f"{n}", "completion": "x", "history": []} for n in range(9)]
     path = write_jsonl(tmp_path / "made.jsonl", rows)
-    made = SampledData("made", (DataSpec(path="asked.jsonl"),), (path,), 7)
-    groups = source_groups([Example("q", "a")], made)
-    assert groups.names == ("task", "general")
-    assert groups.general_ends.tolist() == [7]
+    asked = tuple(DataSpec(path=path) for path in ("asked.jsonl", "more.jsonl"))
+    chosen = tuple(Example(f"{n}", "x") for n in range(7))
+    for sources in (asked[:1], asked):
+        for data in (
+            SampledData("made", sources, (path,), 7),
+            ChosenData("chosen", sources, chosen),
+        ):
+            groups = source_groups([Example("q", "a")], data)
+            assert groups.names == ("task", "general")
+            assert groups.general_ends.tolist() == [7]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from telltune.data.examples import Example, Message
-from telltune.valuation.pvi import Pvi, in_context, without_input
+from telltune.errors import DataError
+from telltune.models import context_length
+from telltune.recipe import SelectionSpec, recipe_from_dict
+from telltune.valuation.pvi import Pvi, in_context, pvi_scores, without_input
 
 
 def test_bits_are_what_the_input_saves() -> None:
@@ -38,3 +43,19 @@ def test_exemplars_come_from_other_folds() -> None:
         assert not {f"q{j}" for j in range(6) if fold[j] == fold[i]} & set(asked)
         told = [turn.content for turn in example.history if turn.role == "assistant"]
         assert [t.replace("a", "q") for t in told] == asked
+
+
+def test_what_is_too_long_says_whether_exemplars_or_the_example_make_it_so(
+    toy_recipe: dict[str, Any], tiny_base: Any
+) -> None:
+    toy_recipe["training"] |= {"too_long": "truncate"}
+    recipe = recipe_from_dict(toy_recipe | {"method": "sft", "mixture": {"passes": 1}})
+    context = context_length(tiny_base.model.config)
+    words = [f"{n} " + "a b " * (context // 8) for n in range(4)]
+    examples = [Example(text, "x", origin=f"l.jsonl:{n}") for n, text in enumerate(words)]
+    shots = SelectionSpec(folds=4, in_context=3)
+    with pytest.raises(DataError, match=r"l.jsonl:0: .* with 3 exemplars .*lower selection.in"):
+        pvi_scores(tiny_base, examples, None, recipe, shots)
+    long = [replace(examples[0], completion="a b " * context), *examples[1:]]
+    with pytest.raises(DataError, match=r"l.jsonl:0: .*\(1 of 4 are\); shorten the examples\.$"):
+        pvi_scores(tiny_base, long, None, recipe, SelectionSpec(folds=2))

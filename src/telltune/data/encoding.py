@@ -129,7 +129,7 @@ class Encoder:
 
     def encode_parts(self, examples: Iterable[Example]) -> Iterator[EncodedSet]:
         """Encode in chunks. One chunk is tokenized while the next is read and rendered."""
-        refused = _Refused(self._longest, self._context)
+        refused = _Refused(self._longest, self._context, self.too_long)
         seen = 0
         waiting: list[tuple[list[Example], Future[_Pairs]]] = []
         with ThreadPoolExecutor(1) as tokenizer:
@@ -304,8 +304,9 @@ class Encoder:
 class _Refused:
     """Counter of examples that are too long, with the locations of the first."""
 
-    def __init__(self, limit: int | None, context: int | None) -> None:
+    def __init__(self, limit: int | None, context: int | None, too_long: str) -> None:
         self._limit, self._context, self._count = limit, context, 0
+        self._too_long = too_long
         self._named: list[str] = []
 
     def add(self, origin: str, length: int) -> None:
@@ -321,9 +322,13 @@ class _Refused:
         limit, remedy = f"training.max_length = {self._limit}", "raise it, "
         if self._limit == self._context:
             limit, remedy = f"the model's context of {self._limit} tokens", ""
+        if self._too_long == "truncate":
+            remedy += "shorten the prompts (training.too_long: truncate cuts"
+        else:
+            remedy += "shorten the examples, or set training.too_long: truncate (which cuts"
         raise DataError(
-            f"longer than {limit}: {', '.join(self._named)}{more}; {remedy}shorten the examples, "
-            "or set training.too_long: truncate (which cuts responses, never prompts)."
+            f"longer than {limit}: {', '.join(self._named)}{more}; {remedy} responses, never "
+            "prompts)."
         )
 
 

@@ -115,6 +115,9 @@ def _drawn(
 def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[Example]:
     """Yield examples as `read_examples` returns them, one at a time in constant memory.
 
+    If a later data set has the name of an earlier one as the source of its examples, its number is
+    added, so that every data set is a source of its own: "tickets (entry 2)".
+
     Examples before an invalid row are yielded before the error is raised. The rows after it are
     still checked, so that the error counts every problem.
 
@@ -124,13 +127,16 @@ def stream_examples(specs: Sequence[DataSpec], reader: Scan = scan) -> Iterator[
     if not specs:
         raise DataError("no data given: give at least one file, folder or hub id.")
     problems: Groups[Problem] = Groups()
-    for spec in specs:
+    owners: dict[str, int] = {}
+    for entry, spec in enumerate(specs, start=1):
         start, stop = spec.rows or (0, None)
         count = 0
         for item in reader(spec):
             if isinstance(item, Problem):
                 problems.add(item)
             elif not problems.total and start <= count and (stop is None or count < stop):
+                if owners.setdefault(item.source, entry) != entry:
+                    item = replace(item, source=f"{item.source} (entry {entry})")
                 yield item
             count += 1
         if stop is not None and stop > count and not problems.total:

@@ -163,7 +163,7 @@ def load_task(
         name=recipe.task.embedded or (ordered[0].source if ordered else "labels"),
         train=tuple(ordered[: recipe.task.max_examples]),
         dev=tuple(dev),
-        anchor=_anchor(recipe),
+        anchor=anchor_of(recipe),
         metrics=metrics,
         # With `dev_share`, the warnings of the training data include those of the dev data.
         warnings=(
@@ -193,7 +193,7 @@ def _load_unlabeled(
     found = list(stream_examples(named, reader)) if named else []
     if len(named) < len(spec.unlabeled):
         found += [replace(e, completion="", reasoning="", rationale="") for e in train]
-    anchor = _anchor(recipe)
+    anchor = anchor_of(recipe)
     if anchor is not None:
         found = [anchor.detach(example) for example in found]
     tested = splits.load(recipe, "test")[0] if spec.embedded or spec.test else []
@@ -231,7 +231,7 @@ def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -
         if share and of == "train":
             held = _held_out(examples, share, recipe.task.dev_fold or 0)
             examples = [e for e in examples if (e.prompt in held) == (split == "dev")]
-    anchor = _anchor(recipe)
+    anchor = anchor_of(recipe)
     if anchor is not None:
         examples = [anchor.detach(example) for example in examples]
         for example in examples:
@@ -247,7 +247,7 @@ def load_split(recipe: Recipe, split: Split, report: ReadReport | None = None) -
 
 def unlisted(recipe: Recipe, examples: Iterable[Example]) -> Iterator[Problem]:
     """Yield a problem for each example whose answer is none of the labels that the recipe lists."""
-    labels, anchor = recipe.task.labels, _anchor(recipe)
+    labels, anchor = recipe.task.labels, anchor_of(recipe)
     if labels is None:
         return
     for example in examples:
@@ -384,7 +384,8 @@ REST = "rest"
 _DRAW = (1000,)
 
 
-def _anchor(recipe: Recipe) -> Anchor | None:
+def anchor_of(recipe: Recipe) -> Anchor | None:
+    """Return the anchor of a recipe or of its embedded task, or None."""
     if recipe.anchor is not None:
         return Anchor.from_spec(recipe.anchor)
     if recipe.task.embedded:

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from telltune.data.anchor import Anchor, anchored_tokenizer
 from telltune.data.checks import TRAIN, Finding, Kind, check_examples, finding_of, grouped
 from telltune.data.embedded import embedded_task
 from telltune.data.encoding import Encoder
@@ -16,7 +17,7 @@ from telltune.data.general import scan_general
 from telltune.data.loaders import scan
 from telltune.data.prompts import scan_unlabeled
 from telltune.data.report import ReadReport
-from telltune.data.task import REST, load_general, named_data, unlisted
+from telltune.data.task import REST, anchor_of, load_general, named_data, unlisted
 from telltune.errors import DataError
 from telltune.models import context_length, load_config, load_tokenizer
 from telltune.result_table import InNotebooks, ResultTable
@@ -83,13 +84,16 @@ def check_files(
     return Checked(_counts(groups), findings + _left_out(named))
 
 
-def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> Checked:
+def check_recipe_data(
+    recipe: Recipe, *, model: ModelSpec, max_length: int, anchored: bool
+) -> Checked:
     """Check the task data and general data of a recipe, with the tokenizer of a model.
 
-    Only the task data are searched for repeated rows.
+    Only the task data are searched for repeated rows. If they are `anchored`, the recipe's anchor
+    counts in their lengths, as in a run.
 
     Raises:
-        TellError: A file or the model does not exist.
+        TellError: A file or the model does not exist, or the model cannot have the anchor.
     """
     splits: tuple[Split, ...] = ("train", "dev", "test")
     findings: list[Finding] = []
@@ -98,7 +102,10 @@ def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> C
         groups: dict[str, list[Example]] = {s: list(getattr(task, s)) for s in splits}
     else:
         groups = _read({s: getattr(recipe.task, s) or () for s in splits}, findings)
-    check = _checks(model, max_length)
+    anchor = anchor_of(recipe)
+    if anchor is not None:
+        groups = {split: [anchor.detach(e) for e in group] for split, group in groups.items()}
+    check = _checks(model, max_length, anchor if anchored else None)
     findings += check(groups)
     for group in groups.values():
         findings += map(finding_of, unlisted(recipe, group))
@@ -122,7 +129,7 @@ def check_recipe_data(recipe: Recipe, *, model: ModelSpec, max_length: int) -> C
         examples = _examples(general.sources, scan_general, findings)
         while part := list(islice(examples, GENERAL_AT_ONCE)):
             counts["general"] += len(part)
-            found = check({TRAIN: part, **tested})
+            found = check({TRAIN: part, **tested}, plain=TRAIN)
             findings += [f for f in found if f not in known and f.kind not in _NOT_OF_GENERAL]
     return Checked(counts, findings + _left_out(named_data(recipe)))
 
@@ -171,29 +178,34 @@ def _examples(
 
 
 def _checks(
-    model: ModelSpec | None, max_length: int | None
-) -> Callable[[Mapping[str, Sequence[Example]]], list[Finding]]:
-    """Return `check_examples` with token counts and control tokens of a model's tokenizer."""
+    model: ModelSpec | None, max_length: int | None, anchor: Anchor | None = None
+) -> Callable[..., list[Finding]]:
+    """Return `check_examples` with token counts and control tokens of a model's tokenizer.
+
+    The function's argument `plain` names a group whose examples have no anchor.
+    """
     if model is None:
         return check_examples
     tokenizer = load_tokenizer(model)
-    encoder = Encoder(tokenizer)
+    bare, anchored = Encoder(tokenizer), Encoder(anchored_tokenizer(tokenizer, anchor))
     context = context_length(load_config(model))
 
-    def found(groups: Mapping[str, Sequence[Example]]) -> list[Finding]:
-        # All examples are encoded in one batch, which is many times faster than one by one.
-        examples = [e for group in groups.values() for e in group]
+    def found(groups: Mapping[str, Sequence[Example]], plain: str = "") -> list[Finding]:
+        lengths: dict[int, int] = {}
         refused: dict[int, str] = {}
-        try:
-            encoded = encoder.encode(examples)
-        except DataError:
-            refused = {id(examples[i]): why for i, why in encoder.refusals(examples).items()}
-            examples = [example for example in examples if id(example) not in refused]
-            encoded = encoder.encode(examples)
-        lengths = {id(e): int(n) for e, n in zip(examples, encoded.lengths, strict=True)}
+        others = [e for name, group in groups.items() if name != plain for e in group]
+        for encoder, examples in ((bare, list(groups.get(plain, ()))), (anchored, others)):
+            # Examples are encoded together, which is many times faster than one by one.
+            try:
+                encoded = encoder.encode(examples)
+            except DataError:
+                refused |= {id(examples[i]): why for i, why in encoder.refusals(examples).items()}
+                examples = [example for example in examples if id(example) not in refused]
+                encoded = encoder.encode(examples)
+            lengths |= {id(e): int(n) for e, n in zip(examples, encoded.lengths, strict=True)}
         return check_examples(
             groups,
-            control_tokens=encoder.control_tokens,
+            control_tokens=bare.control_tokens,
             count_tokens=lambda example: lengths[id(example)],
             max_length=max_length,
             context=context,

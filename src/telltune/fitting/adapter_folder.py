@@ -101,7 +101,7 @@ def save_adapter(
     assert out is not None  # The caller saves only then.
     model, task, general, anchor = predictor.model, ground.task, ground.general, plan.anchor
     origin = model_origin(recipe.model, base.revision, str(base.model.name_or_path))
-    trained_on = task.train[: plan.counts.task_examples]
+    trained_on = task.train[: len(plan.task)]
     mixed = None
     if method.uses_general and general is not None:
         contents = general.contents

@@ -14,7 +14,7 @@ from telltune.data.mixture import Mixture
 from telltune.data.task import TaskData, check_unlabeled, count_within_budget
 from telltune.data.thinking import thinking_tags
 from telltune.errors import DataError, RecipeError
-from telltune.fitting.run_plan import DevPlan, RunCounts, RunPlan
+from telltune.fitting.run_plan import DevPlan, RunCounts, RunPlan, mean_passes
 from telltune.inference.labels import labels_of, need_labels
 from telltune.levers.registry import levers_of
 from telltune.models import adapter_targets, compute_dtype
@@ -89,7 +89,9 @@ def build_run_plan(
     # Sizes are counted without the anchor, so that methods are compared at equal task tokens.
     counted = plain.encode(task.train)
     used = count_within_budget(counted.lengths, recipe.task.max_tokens)
-    task_tokens = int(counted.lengths[:used].sum())
+    # A lever may have repeated the labeled examples, as often as there are passes.
+    distinct = {id(example): i for i, example in enumerate(task.train[:used])}
+    task_tokens = int(counted.lengths[list(distinct.values())].sum())
     if recipe.product_of_experts is not None:
         labeled = task.train[:used]
         need_labels(
@@ -134,12 +136,12 @@ def build_run_plan(
             anchored.encode(shown), trained_tokens=trained_tokens, answer_tokens=budget
         )
     counts = RunCounts(
-        task_examples=used,
+        task_examples=len(distinct),
         task_tokens=task_tokens,
         general_examples=wanted,
         general_tokens=general_tokens,
         leverage_ratio=round(general_tokens / task_tokens, 3),
-        passes=passes,
+        passes=mean_passes(used * passes, len(distinct)),
         optimizer_steps=mixture.batches_per_epoch * epochs,
         trained_tokens=trained_tokens,
         dev_examples=0 if dev is None else len(dev.encoded),

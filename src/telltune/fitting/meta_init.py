@@ -23,6 +23,7 @@ from torch.autograd import Function
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.errors import DataError
 from telltune.fitting.general_choice import first_drawn
@@ -40,12 +41,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telltune.data.encoded import EncodedSet
+    from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.recipe import MetaSpec, Recipe
 
 _LONGEST = 512
 """Maximum number of tokens in an example, since MAML keeps every activation."""
-_VERSION = 3
+_VERSION = 4
 
 
 def meta_start(
@@ -64,24 +66,26 @@ def meta_start(
     Raises:
         DataError: Fewer than two sources have enough examples for an episode.
     """
+    examples = first_drawn(general, spec.examples, recipe.seed)
     key = (
         _VERSION,
         base.speaker,
-        general.contents.sha256,
+        contents_of(examples).sha256,
+        [example.source for example in examples],
         spec.model_dump_json(),
         recipe.lora.model_dump_json(),
         str(compute_dtype(recipe.training.precision)),
         recipe.seed,
     )
     path = cache_folder("meta") / f"{content_key(*key)}.safetensors"
-    make_once(path, lambda: write_bytes(path, save(_learn(base, general, recipe, spec, progress))))
+    make_once(path, lambda: write_bytes(path, save(_learn(base, examples, recipe, spec, progress))))
     return load(path.read_bytes())
 
 
 def _learn(
-    base: LoadedModel, general: GeneralData, recipe: Recipe, spec: MetaSpec, progress: bool
+    base: LoadedModel, examples: Sequence[Example], recipe: Recipe, spec: MetaSpec, progress: bool
 ) -> dict[str, Tensor]:
-    visits = _Visits(base, general, recipe, spec)
+    visits = _Visits(base, examples, recipe, spec)
     lora = recipe.lora.model_copy(update={"dropout": 0.0})
     model = add_lora(base, lora, recipe.seed)
     with borrowing(model):
@@ -121,13 +125,12 @@ class _Visits:
     """Episodes of meta-learning, a pure function of seed, step and visit."""
 
     def __init__(
-        self, base: LoadedModel, general: GeneralData, recipe: Recipe, spec: MetaSpec
+        self, base: LoadedModel, examples: Sequence[Example], recipe: Recipe, spec: MetaSpec
     ) -> None:
         self._spec, self._seed = spec, recipe.seed
         fast = FastPath(base.model, recipe.training.kernels, fused=False)
         self._together = fast.packed and spec.algorithm != "maml"
         groups: dict[str, list[int]] = defaultdict(list)
-        examples = first_drawn(general, spec.examples, recipe.seed)
         self._encoded: EncodedSet = Encoder(base.tokenizer).encode(examples)
         short = self._encoded.lengths <= min(_LONGEST, context_length(base.model.config))
         for i in np.flatnonzero(short).tolist():

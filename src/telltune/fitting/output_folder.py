@@ -69,16 +69,18 @@ def _holder(out: Path) -> str:
     return f"process {found['process']} on {found['host']}"
 
 
-def check_new(out: Path) -> None:
+def check_new(out: Path, way_out: str = "choose another --out") -> None:
     """Check that an output folder has no files except those of its lock.
+
+    Args:
+        out: The folder.
+        way_out: Advice of the message.
 
     Raises:
         StorageError: It has other files.
     """
     if _contents(out):
-        raise StorageError(
-            f"{out} contains files that telltune did not write; choose another --out."
-        )
+        raise StorageError(f"{out} contains files that telltune did not write; {way_out}.")
 
 
 def check_settings(

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from telltune.data.examples import Example
     from telltune.data.general import GeneralData
     from telltune.fitting.protocol import AdapterMethod, Settings
-    from telltune.fitting.run_plan import RunCounts, RunPlan
+    from telltune.fitting.run_plan import RunPlan
     from telltune.models import LoadedModel
 
 
@@ -179,10 +179,10 @@ class PreTraining:
                 f"{lever.name}.use_as: {lever.use_as} needs a method that mixes general data; set "
                 "`task` or `only`."
             )
-        counts = self.plan().counts
-        trained_on = self.task.train[: counts.task_examples]
+        plan = self.plan()
+        trained_on = self.task.train[: len(plan.task)]
         if self.labeled is None:
-            self.labeled, self.labeled_tokens = trained_on, counts.task_tokens
+            self.labeled, self.labeled_tokens = trained_on, plan.counts.task_tokens
         inputs: tuple[Example, ...] = ()
         if lever.needs_unlabeled:
             self._find_unlabeled(self.labeled)
@@ -201,8 +201,7 @@ class PreTraining:
                 # With `once`, further passes stand for TELL's general data; here they are counted.
                 tell = replace(self.method, equal_steps=False)
                 plan = build_run_plan(tell, self.task, self.general, self.known, self.recipe)
-                counts = plan.counts
-            self._place(trained_on, got, lever, counts)
+            self._place(trained_on, got, lever, plan)
 
     def _find_unlabeled(self, labeled: tuple[Example, ...]) -> None:
         self.unlabeled = unlabeled_beside(self.task, labeled)
@@ -220,20 +219,21 @@ class PreTraining:
         )
 
     def _place(
-        self, trained_on: tuple[Example, ...], got: Yield, lever: Lever, counts: RunCounts
+        self, trained_on: tuple[Example, ...], got: Yield, lever: Lever, plan: RunPlan
     ) -> None:
         """Add made examples to the data; see `UseAs`.
 
-        `trained_on` and `counts` are those of the run without the made examples. The number of
+        `trained_on` and `plan` are those of the run without the made examples. The number of
         general examples stays the same unless the made examples are to be among them.
         """
         train, made = trained_on, got.examples
-        mixture: dict[str, Any] = {"general_examples": counts.general_examples}
+        mixture: dict[str, Any] = {"general_examples": plan.counts.general_examples}
         if lever.use_as == "once":
-            train, mixture["passes"] = (*trained_on * counts.passes, *made), 1
+            passes = plan.mixture.passes * plan.epochs
+            train, mixture["passes"] = (*trained_on * passes, *made), 1
             before = self.confidence or Confidence(np.ones(len(trained_on)), "output")
             own = np.array([one.confidence for one in made])
-            values = np.concatenate([np.tile(before.values, counts.passes), own])
+            values = np.concatenate([np.tile(before.values, passes), own])
             self.confidence = Confidence(values, before.scale)
         elif lever.use_as == "task":
             train = (*trained_on, *made)
@@ -241,7 +241,7 @@ class PreTraining:
             train = made
         else:
             assert self.general is not None  # `_apply` has checked this.
-            beside = counts.general_examples if lever.use_as == "third" else 0
+            beside = plan.counts.general_examples if lever.use_as == "third" else 0
             drawn = first_drawn(self.general, beside, self.recipe.seed)
             name = f"{self.general.name}+{lever.name}"
             self.general = ChosenData(name, self.general.sources, (*drawn, *made))
@@ -253,7 +253,7 @@ class PreTraining:
         self.run_plan = None
 
     def _choose_classifier(self, spec: ProductSpec) -> None:
-        labeled = self.labeled or self.task.train[: self.plan().counts.task_examples]
+        labeled = self.labeled or self.task.train[: len(self.plan().task)]
         self._find_unlabeled(labeled)
         kinds = [kind for kind in TEXT_KINDS if kind == spec.by]
         began = clock()
@@ -265,10 +265,10 @@ class PreTraining:
 
     def _group(self) -> None:
         """Put several examples into each prompt; see `training_groups`."""
-        counts = self.plan().counts
-        train = self.task.train[: counts.task_examples]
+        plan = self.plan()
+        train = self.task.train[: len(plan.task)]
         if self.labeled is None:
-            self.labeled, self.labeled_tokens = train, counts.task_tokens
+            self.labeled, self.labeled_tokens = train, plan.counts.task_tokens
         anchor = self.task.anchor if self.method.anchored else None
         groups = training_groups(
             train,

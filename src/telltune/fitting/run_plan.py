@@ -18,13 +18,13 @@ class RunCounts:
     """Counts of a run.
 
     Attributes:
-        task_examples: Number of distinct task examples.
+        task_examples: Number of distinct task examples, including those that levers made.
         task_tokens: Number of their tokens, prompt and response, after the model's own chat
             template.
         general_examples: Number of general examples seen in training.
         general_tokens: Number of their tokens.
         leverage_ratio: general_tokens / task_tokens.
-        passes: Number of times that each task example appears.
+        passes: Number of times that each task example appears; the mean if they differ.
         optimizer_steps: Number of optimizer steps in the whole run.
         trained_tokens: Number of trained tokens, including the anchor and repeated passes.
         truncated: Origins of examples truncated to `training.max_length`.
@@ -36,11 +36,16 @@ class RunCounts:
     general_examples: int
     general_tokens: int
     leverage_ratio: float
-    passes: int
+    passes: float
     optimizer_steps: int
     trained_tokens: int
     truncated: tuple[str, ...] = ()
     dev_examples: int = 0
+
+
+def mean_passes(seen: int, examples: int) -> float:
+    """Return how often each example is seen on average: an integer, or with two decimals."""
+    return round(seen / examples, 2) if seen % examples else seen // examples
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class RunPlan(TrainingData):
             general_examples=len(general),
             general_tokens=general_tokens,
             leverage_ratio=round(general_tokens / self.counts.task_tokens, 3),
+            passes=mean_passes(len(task), self.counts.task_examples),
             optimizer_steps=steps,
             trained_tokens=int(self.task.lengths[task].sum()) + general_tokens,
         )

@@ -49,7 +49,7 @@ class TrainedMethod(AdapterMethod):
             task, general, run_plan = ground.task, ground.general, ground.plan()
             recipe = run_plan.recipe
         tokenizer = anchored_tokenizer(base.tokenizer, run_plan.anchor)
-        answered = task.train[: run_plan.counts.task_examples]
+        answered = task.train[: len(run_plan.task)]
         if ground.labeled is not None:
             # Labels are taken from labeled examples only, not from made ones.
             answered = ground.labeled

@@ -55,15 +55,22 @@ class SourceGroups:
 
 
 def source_groups(task: Sequence[Example], general: GeneralData | None) -> SourceGroups:
-    """Return one source for each data set of the task data and of the general data."""
+    """Return one source for each data set of the task data and of the general data.
+
+    General data that were chosen or made in this run are a single source.
+    """
     found = list(dict.fromkeys(example.source for example in task))
     numbers = np.array([found.index(example.source) for example in task], np.int64)
     names = ["task"] if len(found) == 1 else [f"task: {source}" for source in found]
-    parts = [] if general is None else [GeneralData(s.path, (s,)) for s in general.sources]
-    names += ["general"] if len(parts) == 1 else [f"general: {part.name}" for part in parts]
-    # A single part is all general data, even if its examples were generated in this run.
-    counted = [general] if general is not None and len(parts) == 1 else parts
-    counts = [part.contents.examples for part in counted]
+    parts = [] if general is None else [general]
+    # Other classes hold examples in another order than their sources.
+    if type(general) is GeneralData and len(general.sources) > 1:
+        parts = [GeneralData(spec.path, (spec,)) for spec in general.sources]
+    paths = [part.name for part in parts]
+    for entry, path in enumerate(paths, start=1):
+        repeated = f" (entry {entry})" if path in paths[: entry - 1] else ""
+        names.append("general" if len(parts) == 1 else f"general: {path}{repeated}")
+    counts = [part.contents.examples for part in parts]
     return SourceGroups(tuple(names), numbers, np.cumsum(np.array(counts, np.int64)))
 
 

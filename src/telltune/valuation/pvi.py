@@ -23,7 +23,7 @@ from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
 from telltune.data.examples import Example, Message, as_turns
 from telltune.data.mixture import Mixture
-from telltune.errors import RecipeError
+from telltune.errors import DataError, RecipeError
 from telltune.inference.labels import closed_set
 from telltune.inference.scoring import response_nll
 from telltune.models import LoadedModel, compute_dtype, context_length, model_shape
@@ -142,7 +142,8 @@ def pvi_scores(
     Raises:
         RecipeError: All weights are trained, or fold models would be trained in more than one
             process.
-        DataError: There are fewer distinct prompts than folds, or a label occurs in only one fold.
+        DataError: There are fewer distinct prompts than folds, a label occurs in only one fold, or
+            an example is too long for the model, with its exemplars or alone.
     """
     if recipe.training.full_parameters:
         raise RecipeError(
@@ -151,8 +152,8 @@ def pvi_scores(
     labels = closed_set(example.completion for example in examples)
     fold = assign_folds(examples, spec.folds, recipe.seed, labels)
     tokenizer = anchored_tokenizer(base.tokenizer, anchor)
-    encoder = Encoder(tokenizer, context=context_length(base.model.config))
-    shots = spec.in_context
+    context, shots = context_length(base.model.config), spec.in_context
+    encoder = Encoder(tokenizer)
     recipe, _ = resolve(recipe, len(examples), model_shape(base.model.config))
     scorer = _Scorer(base, recipe, fold, trains=not shots, progress=progress)
     nll, tokens = {}, np.zeros(len(examples), np.int64)
@@ -160,6 +161,15 @@ def pvi_scores(
         asked = in_context(shown, fold, shots, recipe.seed) if shots else shown
         digest = contents_of(asked).digest
         encoded = encoder.encode(asked)
+        # Answers are not truncated: both models must score the same tokens.
+        if (long := np.flatnonzero(encoded.lengths > context)).size:
+            told = f" with {shots} exemplars in the prompt" if shots else ""
+            remedy = "lower selection.in_context (0 trains instead), or " if shots else ""
+            raise DataError(
+                f"{examples[long[0]].origin}: PVI scores whole examples, but this one has "
+                f"{encoded.lengths[long[0]]} tokens{told}, longer than the model's context of "
+                f"{context} ({long.size} of {len(examples)} are); {remedy}shorten the examples."
+            )
         tokens = encoded.response_lengths
         nll[side] = scorer.nll(side, encoded, shown, f"{digest}|{anchor}")
     return Pvi.of_nats(

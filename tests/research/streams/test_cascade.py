@@ -372,6 +372,23 @@ def test_a_saved_cascade_goes_on_where_it_was(policy: str, tmp_path: Path) -> No
     assert after.agreement == whole.agreement
 
 
+def test_a_cascade_is_saved_in_new_empty_or_its_own_folders_only(tmp_path: Path) -> None:
+    spec = CascadeSpec(labels=[*LABELS], levels=[LevelSpec(kind="linear")], top=TopSpec())
+    cascade = Cascade(spec, top=Oracle())
+    for name in ("new", "new", "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        cascade.save(tmp_path / name)
+        Cascade.load(tmp_path / name, top=Oracle())
+    for name in ("notes.txt", "cascade.yaml", "tell.json"):
+        folder = tmp_path / f"folder with {name}"
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        with pytest.raises(StorageError, match="did not write; choose another folder"):
+            cascade.save(folder)
+        assert [path.name for path in folder.iterdir()] == [name]
+        assert (folder / name).read_text() == "mine"
+
+
 def test_a_saved_cascade_is_found_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_recipe: dict[str, Any]
 ) -> None:

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from telltune.errors import RecipeError
+from telltune.fitting.output_folder import check_new
 from telltune.research.streams.levels import Level, different_names
 from telltune.research.streams.policies import Learned, Policy, Promised, scaled_decay
 from telltune.research.streams.records import CascadeAnswer, Judged, LabeledItem, Passed
-from telltune.research.streams.saved import SETTINGS, read_state, write_cascade
+from telltune.research.streams.saved import SETTINGS, has_state, read_state, write_cascade
 from telltune.research.streams.spec import PUBLISHED_INPUTS, AnyCascade, as_cascade
 from telltune.research.streams.top import Top, ask, make_top
 
@@ -322,10 +323,13 @@ class Cascade:
         Each file is complete at any time, so that a killed process leaves the last saved state.
 
         Raises:
-            StorageError: The folder cannot be written.
+            StorageError: The folder cannot be written, or has files but no cascade.
         """
+        folder = Path(folder)
+        if folder.is_dir() and not has_state(folder):
+            check_new(folder, "choose another folder")
         with self._lock:
-            write_cascade(Path(folder), self.spec, self.state())
+            write_cascade(folder, self.spec, self.state())
 
     @classmethod
     def load(
