@@ -352,7 +352,7 @@ def toy_recipe(tiny_model: Path, toy_task: dict[str, Path]) -> dict[str, Any]:
         "lora": {"rank": 4, "alpha": 8, "dropout": 0.0},
         "training": {
             "learning_rate": 1e-2,
-            "batch_size": 4,
+            "batch_size": 8,
             "micro_batch_tokens": 512,
             "loss_average": "token",
             "max_length": 256,
@@ -361,6 +361,12 @@ def toy_recipe(tiny_model: Path, toy_task: dict[str, Path]) -> dict[str, Any]:
             "early_stopping": False,
         },
     }
+
+
+@pytest.fixture
+def small_batches(toy_recipe: dict[str, Any]) -> None:
+    """Let the toy recipe take twice as many steps, for tests that count or need them."""
+    toy_recipe["training"]["batch_size"] = 4
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_plan_json_says_what_a_run_will_do(tell_json, recipe):
     assert plan["general_tokens"] == pytest.approx(
         plan["leverage_ratio"] * plan["task_tokens"], rel=1e-3
     )
-    assert plan["optimizer_steps"] == -(-(24 * 2 + plan["general_examples"]) // 4)
+    assert plan["optimizer_steps"] == -(-(24 * 2 + plan["general_examples"]) // 8)
     assert plan["trained_tokens"] > 2 * plan["task_tokens"] + plan["general_tokens"]
     assert plan["estimated_seconds"] > 0
     assert 0 < plan["estimated_memory_gib"] < 4

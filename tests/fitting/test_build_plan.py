@@ -16,6 +16,8 @@ from telltune.methods.registry import get_method
 from telltune.models import load_config
 from telltune.recipe import recipe_from_dict
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 
 def run_plan(values: dict[str, Any], tokenizer: Any) -> RunPlan:
     recipe = recipe_from_dict(values)

@@ -130,6 +130,7 @@ def test_what_is_repeated_counts_once(recipe: dict[str, Any], tmp_path: Path) ->
     assert f"leverage ratio {labeled['leverage_ratio']:g}" in card
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_a_fit_writes_down_what_was_made(recipe: dict[str, Any], tmp_path: Path) -> None:
     done = telltune.fit(recipe | {"method": "sft"}, tmp_path / "run", progress=False)
     (got,) = done.record["levers"]

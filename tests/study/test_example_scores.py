@@ -51,6 +51,7 @@ def by(recipe: dict[str, Any], **selection: Any) -> dict[str, Any]:
     return recipe | {"selection": selection}
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_wrong_labels_come_first(planted: dict[str, Any], tmp_path: Path) -> None:
     report = score_examples(planted, out=tmp_path / "out", progress=False)
     rows = rows_of(tmp_path / "out")

@@ -166,6 +166,7 @@ def test_fast_paths_train_the_same(
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize("kind", ["DoRA", "PiSSA by a fast decomposition", "modules_to_save"])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(
     tiny_base: LoadedModel,

@@ -21,6 +21,8 @@ from telltune.verification import verify
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 
 class Stopped(Exception):  # noqa: N818 - as when somebody presses Ctrl-C
     """Error that ends a run before its last step."""

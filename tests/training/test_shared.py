@@ -120,6 +120,7 @@ def test_what_the_cache_keeps_counts_as_training_time_and_never_below_zero(
     assert 0 <= again.seconds["other"] < 100
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_other_inputs_train_anew(
     toy_recipe: dict[str, Any], tmp_path: Path, trained: list[str]
 ) -> None:

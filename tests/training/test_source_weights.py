@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 CPU = torch.device("cpu")
 GROUPS = SourceGroups(("task", "general: a", "general: b"), np.zeros(4, np.int64), np.array([3, 8]))
 

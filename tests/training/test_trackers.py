@@ -29,6 +29,8 @@ from telltune.training.log import LOG, read_log
 from telltune.training.trackers import TrackedRun, check_trackers, register_tracker
 from telltune.verification import verify
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 WEIGHTS = "adapter_model.safetensors"
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "tracking.md"
 

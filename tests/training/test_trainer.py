@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from telltune.fitting.predictor import Predictor
     from telltune.fitting.run_plan import RunPlan
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 
 class Stopped(Exception):  # noqa: N818 - as when somebody presses Ctrl-C
     """Error that ends a run before its last step."""

@@ -71,6 +71,7 @@ def run(recipe: dict[str, Any], methods: tuple[str, ...], out: Path, **more: Any
     return quanta(recipe, methods, out=out, progress=False, **settings)
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_the_whole_way_and_again_for_another_method(
     recipe: dict[str, Any], tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

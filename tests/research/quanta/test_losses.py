@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from telltune.data.encoded import EncodedSet
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 
 @pytest.fixture
 def held_out(tiny_tokenizer: Any) -> EncodedSet:
