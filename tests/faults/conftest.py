@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def short(toy_recipe: dict[str, Any]) -> dict[str, Any]:
+def short(toy_recipe: dict[str, Any], small_batches: None) -> dict[str, Any]:
     """Return a recipe of twelve steps that uses random numbers in each step."""
     toy_recipe["task"]["max_examples"] = 16
     toy_recipe["mixture"] = {"general_examples": 16, "passes": 2}
