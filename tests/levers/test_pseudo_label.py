@@ -120,13 +120,12 @@ def test_what_adapters_agree_on_is_kept() -> None:
     assert got.refused == {"the adapters gave different answers": 1, "not asked": 2}
 
 
-def test_where_classifiers_know_nothing_the_model_is_asked() -> None:
+def test_the_model_labels_what_classifiers_cannot_only_if_asked() -> None:
     rng = np.random.default_rng(0)
     rows = [(prompt, str(rng.choice(["a", "b", "c"]))) for prompt, _ in asked(NOUNS[:10])]
-    got = applied(rows, [Example("new", "")], lambda asked, seed: (["b"], 1.0))
+    assert not applied(rows, [Example("new", "")]).examples
+    got = applied(rows, [Example("new", "")], lambda asked, seed: (["b"], 1.0), by="model")
     assert [example.completion for example in got.examples] == ["b"]
-    assert got.notes[0].startswith("Accuracy on held-out labeled examples")
-    assert got.notes[-1] == "Labeled by 2 adapters of the model, where they agree."
 
 
 @pytest.mark.parametrize("by", ["encoder", "tfidf"])

@@ -77,17 +77,10 @@ class PseudoLabel:
                 f"`{self.name}.by: {by}` needs a closed set of labels, but {no_labels}; use "
                 "`model`."
             )
-        found: Yield | None = None
-        if not no_labels and by != "model":
-            with phase("labeling unlabeled inputs", shown=resources.progress):
-                found = self._by_classifier(task, seed)
-        if by == "model" or (by == "auto" and (found is None or not found.examples)):
-            first, found = found, self._by_model(inputs, resources.answer, seed)
-            if first is not None:
-                seconds = first.seconds + found.seconds
-                found = replace(found, notes=(*first.notes, *found.notes), seconds=seconds)
-        assert found is not None  # One of the two branches above has run.
-        return found
+        if by == "model" or no_labels:
+            return self._by_model(inputs, resources.answer, seed)
+        with phase("labeling unlabeled inputs", shown=resources.progress):
+            return self._by_classifier(task, seed)
 
     def _by_classifier(self, task: TaskData, seed: int) -> Yield:
         began, inputs = clock(), task.unlabeled

@@ -55,8 +55,7 @@ class PseudoLabelSpec(ConfigModel):
     by: Literal["auto", "encoder", "tfidf", "combined", "model"] = "auto"
     """Labeler: for closed labels a classifier on sentence vectors (`encoder`), words (`tfidf`) or
     both (`combined`), or agreeing adapters of the `model`. `auto` chooses a classifier by
-    cross-validation; it uses the model if no classifier learns the labels or the answers are not
-    labels."""
+    cross-validation, and uses the model if the answers are not labels."""
     examples: PositiveInt = 400
     """Maximum number of pseudo-labeled examples. Classifiers keep the most confident of each label,
     in proportion to its share. With `model`, it is the number of inputs to label."""
