@@ -251,7 +251,7 @@ def unlisted(recipe: Recipe, examples: Iterable[Example]) -> Iterator[Problem]:
     if labels is None:
         return
     for example in examples:
-        answer = (anchor.detach(example) if anchor else example).answer.strip()
+        answer = (anchor.detach(example) if anchor else example).answer
         if answer in labels:
             continue
         near = difflib.get_close_matches(answer, labels, n=1)

@@ -77,8 +77,6 @@ class Predictor:
         model: Model with or without an adapter; None if no local language model answers.
         tokenizer: Tokenizer; its chat template contains the anchor if the method uses one.
         anchor: The same anchor, to strip its response side from answers; or None.
-        data_anchor: Anchor to remove from prompts that contain it, as from the training data,
-            whether or not the method uses an anchor; or None.
         max_new_tokens: Maximum number of tokens in an answer.
         evaluation: How to answer.
         labels: Answers in the training data if they are a closed set, else ().
@@ -91,6 +89,8 @@ class Predictor:
         teacher: Model behind an API that answers in place of `model`; or None.
         cost: Cost of making the predictor.
         release: Callable that removes the adapter from the base model.
+        data_anchor: Anchor to remove from prompts that contain it, as from the training data,
+            whether or not the method uses an anchor; or None.
         cut: Number of answers of the last `predict` that reached `max_new_tokens` without an end.
     """
 
@@ -99,7 +99,6 @@ class Predictor:
     anchor: Anchor | None
     max_new_tokens: int
     evaluation: EvaluationSpec = field(default_factory=EvaluationSpec)
-    data_anchor: Anchor | None = None
     labels: tuple[str, ...] = ()
     classifier: Classifier | None = None
     shots: tuple[Message, ...] = ()
@@ -108,6 +107,7 @@ class Predictor:
     teacher: ApiClient | None = None
     cost: Cost = field(default_factory=Cost)
     release: Callable[[], object] = nullcontext
+    data_anchor: Anchor | None = None
     cut: int = field(default=0, init=False)
     _generator: Generator | None = field(default=None, init=False, repr=False)
     _before: ApiUsage | None = field(default=None, init=False, repr=False)
