@@ -263,8 +263,6 @@ def predict_examples(
                 "max_new_tokens."
             )
         predictor.max_new_tokens = max_new_tokens
-    if predictor.anchor is not None:
-        examples = [predictor.anchor.detach(example) for example in examples]
     with bar(shown=progress) as shown:
         counter = shown.add_task("predict", total=len(examples))
         return predictor.predict(examples, on_done=lambda n: shown.advance(counter, n))

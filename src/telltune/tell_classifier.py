@@ -144,8 +144,6 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         predictor = self._loaded()
         examples = [Example(text, "") for text in _texts(X)]
-        if predictor.anchor is not None:
-            examples = [predictor.anchor.detach(example) for example in examples]
         answers, scores = predictor.label_scores(examples)
         said = np.char.strip(answers)
         return class_likelihoods(

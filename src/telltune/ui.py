@@ -189,7 +189,7 @@ class Workspace:
             self._loaded = (folder, *_predictors(folder))
         _, adapted, plain = self._loaded
         example = Example(body.prompt, "")
-        [said] = adapted.predict([adapted.anchor.detach(example) if adapted.anchor else example])
+        [said] = adapted.predict([example])
         if plain is None:
             return {"adapter": said, "base": None}
         with adapted.model.disable_adapter():

@@ -27,6 +27,15 @@ def test_every_head_knows_groups_that_lie_apart(head: str) -> None:
     assert scorer.best(middle[9:]) == answers[9:]
 
 
+@pytest.mark.parametrize("head", ["centroid", "em", "linear", "nearest"])
+@pytest.mark.parametrize("features", ["encoder", "tfidf", "states"])
+def test_every_head_answers_the_one_label_that_it_knows(head: str, features: str) -> None:
+    vectors = np.eye(4)
+    scorer = fit_head(head, features, vectors[:2], ["a", "a"], vectors[2:])  # type: ignore[arg-type]
+    assert scorer.best(vectors) == ["a"] * 4
+    assert scorer.confidence(vectors).tolist() == [1.0] * 4 or head == "nearest"
+
+
 def test_states_of_any_scale_and_middle_give_the_same_answers() -> None:
     numbers = np.random.default_rng(0)
     vectors, others = numbers.normal(size=(2, 12, 6))

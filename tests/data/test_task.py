@@ -276,6 +276,24 @@ def test_listed_labels_are_examples_of_themselves(listing: Callable[..., Recipe]
     assert not load_task(listing(None, train="on")).named_labels
 
 
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        *(("HassTurnOn", "Hass Turn On"), ("turn_on", "turn on"), ("turn--on", "turn on")),
+        *(("text/plain", "text plain"), ("utf-8", "utf 8"), ("_x_", "x"), ("__", "__")),
+        *(("-1", "-1"), ("-0.5", "-0.5"), ("3.5", "3.5"), ("change_-1", "change -1")),
+        *(("A-", "A-"), ("AA--", "AA--"), ("2-", "2-"), ("A+", "A+"), ("-", "-")),
+        *(("ÄrgerÜber", "Ärger Über"), ("turn off_light", "turn off light")),
+        ("a low-cost, e.g. used, item", "a low-cost, e.g. used, item"),
+    ],
+)
+def test_a_name_is_read_as_its_words_with_their_signs(
+    name: str, read: str, listing: Callable[..., Recipe]
+) -> None:
+    task = load_task(listing([name, "other"], train="other"), may_lack_examples=True)
+    assert task.named_labels[0].prompt == read
+
+
 def test_white_space_around_an_answer_makes_no_other_label(
     listing: Callable[..., Recipe],
 ) -> None:

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.sparse import issparse
 
 import telltune
+from telltune.data.anchor import Anchor
 from telltune.data.examples import Example, Message
 from telltune.data.task import load_split, load_task
 from telltune.errors import ModelError, RecipeError
@@ -94,6 +95,23 @@ def test_a_loaded_baseline_gives_the_same_scores_and_answers(
     turns = Example("and now?", "", history=(Message("user", "it is flat"),))
     asked = [*load_split(recipe, "test"), *(Example(text, "") for text in texts), turns]
     assert loaded.predict(asked) == in_memory.predict(asked)
+
+
+@pytest.mark.parametrize("method", ["tfidf_linear", "probe", "sft", "mix", "sft_anchor"])
+def test_prompts_with_the_anchor_are_asked_without_it_as_in_training(
+    method: str, toy_recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    changes = {"method": method, "mixture": {"leverage_ratio": 1.0, "passes": 1}}
+    telltune.fit(toy_recipe | changes, tmp_path / "out", progress=False)
+    predictor = load_folder(tmp_path / "out")
+    bare = [Example(f"item {n} is flat", "") for n in range(8)]
+    anchored = [Anchor("Name the shape, nothing else.").attach(example) for example in bare]
+    assert predictor.predict(anchored) == predictor.predict(bare)
+    np.testing.assert_array_equal(
+        predictor.label_scores(anchored)[1], predictor.label_scores(bare)[1]
+    )
+    if predictor.model is not None:
+        assert predictor.prompt_ids(anchored) == predictor.prompt_ids(bare)
 
 
 def test_the_folder_holds_weights_a_tokenizer_and_what_they_were_made_of(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import string
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from telltune.api import fit
 from telltune.data.encoding import Encoder
@@ -16,6 +18,7 @@ from telltune.evaluation.forgetting import held_out_general
 from telltune.fitting import general_choice
 from telltune.fitting.general_choice import choose_general
 from telltune.recipe import GeneralChoiceSpec, recipe_from_dict
+from telltune.valuation import embeddings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +36,7 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> None:
         return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
     monkeypatch.setattr(general_choice, "embeddings_of", count)
+    monkeypatch.setattr(general_choice, "encoder_revision", str)
 
 
 def chosen(recipe: dict[str, Any], base: Any, **spec: Any) -> Any:
@@ -57,6 +61,22 @@ def test_as_many_are_taken_as_come_nearest_to_the_ratio(
     assert list(chosen(counted, tiny_base)) == list(found)[:5]
     varied = chosen(counted, tiny_base, take="diverse")
     assert set(varied) != set(list(found)[:5])
+
+
+def test_the_vectors_of_another_encoder_in_the_same_folder_are_computed_anew(
+    toy_recipe: dict[str, Any], tiny_base: Any, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    recipe, folder = recipe_from_dict(toy_recipe), tmp_path / "encoder"
+    spec = GeneralChoiceSpec(embedding_model=str(folder))
+    examples = load_task(recipe).train
+    shutil.copytree(tiny_encoder, folder)
+    before = general_choice._vectors(examples, tiny_base, recipe, spec, progress=False)
+    weights = load_file(folder / "model.safetensors")
+    name = "embeddings.word_embeddings.weight"
+    save_file(weights | {name: -weights[name]}, folder / "model.safetensors", {"format": "pt"})
+    embeddings._loaded.cache_clear()
+    after = general_choice._vectors(examples, tiny_base, recipe, spec, progress=False)
+    assert np.abs(after - before).max() > 0.1
 
 
 @pytest.mark.usefixtures("letters")

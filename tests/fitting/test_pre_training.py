@@ -167,6 +167,21 @@ def test_adapters_that_agree_label_the_inputs_and_are_trained_once(
     assert laid(longer, tiny_base).yields == ground.yields
 
 
+def test_adapters_that_choose_among_other_labels_answer_anew(
+    recipe: dict[str, Any], tiny_base: Any
+) -> None:
+    keys = {"pseudo_label": {"by": "model", "examples": 6}, "evaluation": {"answers": "likelihood"}}
+    untrained = recipe["training"] | {"learning_rate": 1e-9}
+
+    def made(*labels: str) -> set[str]:
+        task = recipe["task"] | {"labels": ["ball", "box", "sheet", *labels]}
+        (got,) = laid(recipe | keys | {"task": task, "training": untrained}, tiny_base).yields
+        return {example.completion for example in got.examples}
+
+    assert "e" in made("e")
+    assert made() <= {"ball", "box", "sheet"}
+
+
 def test_plan_says_what_is_labeled_beforehand(recipe: dict[str, Any]) -> None:
     plan = telltune.plan(recipe | {"method": "sft"}, measure=False)
     assert plan["unlabeled_examples"] > 6

@@ -139,6 +139,11 @@ def test_labels_of_many_kinds(answer: str, labels: tuple[str, ...], label: str |
     assert read_label(answer, labels) == label
 
 
+def test_white_space_makes_no_other_label_and_the_usual_spelling_is_kept() -> None:
+    assert closed_set(["ball", "ball ", "box\n", "box", "ball "] * 2) == ("ball ", "box\n")
+    assert closed_set([" b", "a"] * 2) == ("a", " b")
+
+
 def test_thinking_is_no_part_of_a_label() -> None:
     answers = [f"<think>{n} is it.</think>\n\n{('ball', 'box')[n % 2]}" for n in range(8)]
     assert closed_set(answers) == ("ball", "box")

@@ -48,6 +48,19 @@ def applied(
     return PseudoLabel(PseudoLabelSpec(**keys)).apply(task, resources)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("ends", [("", " ", ""), ("\n", "\n", "")])
+def test_white_space_around_a_label_makes_no_other(ends: tuple[str, ...]) -> None:
+    rows = [(prompt, kind + ends[i // 3 % 3]) for i, (prompt, kind) in enumerate(asked(NOUNS[:6]))]
+    truth = dict(asked(NOUNS[6:]))
+    got = applied(rows, [Example(prompt, "") for prompt in truth], by="tfidf")
+    assert len(got.examples) == len(truth)
+    # Adapters learn the spelling of most labeled examples.
+    usual = {kind: max(ends, key=ends.count) for kind in KINDS}
+    for example in got.examples:
+        kind = truth[example.prompt]
+        assert example.completion == kind + usual[kind]
+
+
 def test_words_that_decide_label_the_inputs() -> None:
     truth = dict(asked(NOUNS[5:]))
     inputs = [Example(prompt, "", origin=f"more.jsonl:{i}") for i, prompt in enumerate(truth)]

@@ -51,6 +51,17 @@ def topics() -> TaskData:
     return task_of([(text, label) for label, texts in TOPICS.items() for text in texts])
 
 
+@pytest.mark.parametrize("name", ["tfidf_linear", "probe", "encoder_centroid"])
+def test_white_space_around_a_label_makes_no_other(
+    name: str, topics: TaskData, tiny_base: Any
+) -> None:
+    ends = ("", " ", "\n", "")
+    train = [replace(e, completion=e.completion + ends[i % 4]) for i, e in enumerate(topics.train)]
+    predictor = run(name, replace(topics, train=tuple(train)), tiny_base)
+    assert predictor.labels == tuple(sorted(TOPICS))
+    assert predictor.label_scores(train)[0] == predictor.labels
+
+
 @pytest.mark.parametrize("name", ["encoder_linear", "encoder_centroid", "knn"])
 def test_an_encoder_knows_words_that_training_lacks(
     name: str, topics: TaskData, tiny_base: Any

@@ -46,6 +46,19 @@ def test_the_answer_is_the_label_with_the_largest_product(
     assert wanted != [predictor.labels[i] for i in (-nll).argmax(axis=1)]
 
 
+def test_white_space_around_labels_makes_no_others(
+    recipe: dict[str, Any], tmp_path: Path, write_jsonl: Any, toy_rows: Any
+) -> None:
+    rows = toy_rows(range(24))
+    for row in rows[:9]:
+        row["completion"] += " " if row["prompt"] < "item 4" else "\n"
+    task = recipe["task"] | {"train": str(write_jsonl(tmp_path / "spaced.jsonl", rows))}
+    telltune.fit(recipe | {"task": task}, tmp_path / "out", progress=False)
+    record = read_tell(tmp_path / "out")
+    assert record["classifier"]["answers"] == record["labels"] == ["ball", "box", "sheet"]
+    assert telltune.evaluate(tmp_path / "out", progress=False).scores["accuracy"].score == 100
+
+
 def test_what_was_fitted_is_loaded_again(recipe: dict[str, Any], tmp_path: Path) -> None:
     task = load_task(as_recipe(recipe))
     items = load_split(as_recipe(recipe), "test")

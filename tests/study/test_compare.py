@@ -12,6 +12,7 @@ from telltune.errors import DataError, RecipeError, StorageError
 from telltune.methods.base import BASE_ANCHOR
 from telltune.recipe import recipe_from_dict
 from telltune.study.compare import ComparisonRow, FailedMethodsError, compare, default_methods
+from telltune.valuation import embeddings
 from telltune.verification import verify
 
 
@@ -258,7 +259,7 @@ def test_methods_whose_data_changed_run_again(recipe, tmp_path, toy_task, caplog
         file.write('{"prompt": "item 99 is round", "completion": "ball"}\n')
     rows = compare(recipe(), ["base"], out=out, progress=False)
     assert [(row.method, row.items) for row in rows] == [("base", 13)]
-    assert "Data or the base changed since base, base_anchor ran" in caplog.text
+    assert "Data or a model changed since base, base_anchor ran" in caplog.text
 
 
 def test_methods_run_again_on_another_base(recipe, tmp_path, caplog):
@@ -271,7 +272,31 @@ def test_methods_run_again_on_another_base(recipe, tmp_path, caplog):
     rows = compare(copied, ["base"], out=out, progress=False)
     assert [row.method for row in rows] == ["base"]
     assert rows[0].hashes["base"] != before.hashes["base"]
-    assert "base changed since tfidf_linear ran" in caplog.text
+    assert "model changed since tfidf_linear ran" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "lever", "uses"),
+    [
+        ("encoder_centroid", {}, True),
+        ("knn", {}, True),
+        ("few_shot_nearest", {}, True),
+        ("sft_product", {}, True),
+        ("sft", {"pseudo_label": {"by": "encoder"}}, True),
+        ("sft", {"product_of_experts": "tfidf"}, False),
+        ("tfidf_linear", {}, False),
+    ],
+)
+def test_methods_with_a_sentence_encoder_run_again_on_another(
+    method, lever, uses, recipe, toy_recipe, tmp_path, tiny_encoder, monkeypatch, caplog
+):
+    task = toy_recipe["task"] | {"max_examples": 12, "unlabeled": "rest"}
+    levered = recipe(task=task, **lever)
+    compare(levered, [method], out=tmp_path / "out", progress=False)
+    monkeypatch.setattr(embeddings, "embedded_folder", lambda: str(tiny_encoder))
+    embeddings._loaded.cache_clear()
+    compare(levered, [method], out=tmp_path / "out", progress=False)
+    assert ("model changed since" in caplog.text) == uses
 
 
 def test_a_method_that_fails_is_named_at_the_end_and_tried_again(recipe, tmp_path, monkeypatch):

@@ -37,9 +37,15 @@ class Classifier:
     def scores(
         self, examples: Sequence[Example], answers: Sequence[str] | None = None
     ) -> NDArray[Any]:
-        """Return the score of each answer, by default all, for each prompt, (examples, answers)."""
+        """Return the score of each answer, by default all, for each prompt, (examples, answers).
+
+        White space around `answers` does not matter.
+        """
         found = self.scorer.scores(self.vectorize(list(map(prompt_text, examples))))
-        return found if answers is None else found[:, list(map(self.scorer.answers.index, answers))]
+        if answers is None:
+            return found
+        known = list(map(str.strip, self.scorer.answers))
+        return found[:, [known.index(answer.strip()) for answer in answers]]
 
     def weighted(self, weight: float) -> Classifier:
         """Return a classifier whose scores are those of this one multiplied by a weight."""

@@ -19,7 +19,7 @@ from telltune.recipe import ModelSpec
 from telltune.valuation.embeddings import (
     EMBEDDED_WIDTH,
     embed,
-    embedded_revision,
+    encoder_revision,
 )
 from telltune.valuation.prompt_states import prompt_states
 
@@ -83,7 +83,7 @@ class EncoderFeatures:
 
     kind: ClassVar[str] = "encoder"
     width: ClassVar[int] = EMBEDDED_WIDTH
-    revision: str = field(default_factory=embedded_revision)
+    revision: str = field(default_factory=encoder_revision)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[Any]:
         """Return the vectors of texts, each of length 1, (texts, width)."""

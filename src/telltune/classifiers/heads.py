@@ -101,6 +101,8 @@ def _logistic_regression(
 ) -> LinearScorer:
     from sklearn.linear_model import LogisticRegression
 
+    if len(names) == 1:  # scikit-learn refuses to fit one class.
+        return LinearScorer(np.zeros((1, vectors.shape[1])), np.zeros(1), names)
     found = LogisticRegression(C=_INVERSE_PENALTY, max_iter=2000).fit(vectors, targets)
     weights, bias = found.coef_, found.intercept_
     if len(names) == 2:  # scikit-learn has one row of weights, for the second label.

@@ -44,8 +44,8 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """Completion without the thinking at its start, such as `<think>...</think>`."""
-        return without_thinking(self.completion)
+        """Completion without thinking at its start (`<think>...</think>`) and outer white space."""
+        return without_thinking(self.completion).strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import regex
 
 from telltune.data.anchor import Anchor
 from telltune.data.checks import question
@@ -76,11 +76,20 @@ class TaskData:
 
 
 def _readable(text: str) -> str:
-    """Return the words of a name such as `HassTurnOn`, `turn_on` or `turn-on`."""
-    return text if " " in text else _BETWEEN_WORDS.sub(" ", text).strip() or text
+    """Return the words of a name such as `HassTurnOn`, `turn_on` or `turn-on`.
+
+    A sign stays, as in `-1`, `A-` and `3.5`. Of several words, only underscores are replaced.
+    """
+    if " " in text:
+        return text.replace("_", " ").strip() or text
+    apart = _BETWEEN_WORDS.sub(lambda found: found["sign"] or " ", text)
+    return " ".join(apart.split()) or text
 
 
-_BETWEEN_WORDS = re.compile(r"[_./-]+|(?<=[a-z])(?=[A-Z])")
+_BETWEEN_WORDS = regex.compile(
+    r"(?P<sign>(?<![^\W_])-(?=\d)|(?<=[^\W_])-+(?![\w./-])|(?<![^\W\d])\.(?=\d))"
+    r"|[_./-]|(?<=\p{Ll}\p{M}*)(?=\p{Lu})"
+)
 
 
 def unlabeled_beside(task: TaskData, labeled: Iterable[Example]) -> tuple[Example, ...]:
@@ -251,7 +260,7 @@ def unlisted(recipe: Recipe, examples: Iterable[Example]) -> Iterator[Problem]:
     if labels is None:
         return
     for example in examples:
-        answer = (anchor.detach(example) if anchor else example).answer.strip()
+        answer = (anchor.detach(example) if anchor else example).answer
         if answer in labels:
             continue
         near = difflib.get_close_matches(answer, labels, n=1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.classifiers.classifier import load_classifier
 from telltune.data.contents import contents_of
+from telltune.data.task import anchor_of
 from telltune.fitting.adapter_folder import (
     TELL_JSON,
     load_predictor,
@@ -20,7 +21,7 @@ from telltune.fitting.adapter_folder import (
 from telltune.fitting.model_card import CARD, baseline_card
 from telltune.fitting.predictor import BaselinePredictor, Cost, Predictor
 from telltune.models import LoadedModel, load_tokenizer
-from telltune.recipe import EvaluationSpec, ModelSpec, Recipe
+from telltune.recipe import EvaluationSpec, ModelSpec, Recipe, recipe_from_dict
 from telltune.storage import write_bytes, write_json, write_text
 from telltune.version import version_of
 
@@ -96,23 +97,26 @@ def load_folder(
         ModelError: The folder is not finished or is damaged, or its base or encoder is missing.
     """
     record = read_tell(folder)
+    recipe = recipe_from_dict(record["recipe"])
     if not is_baseline(record):
-        return load_predictor(
+        predictor = load_predictor(
             folder,
             precision=precision,
             evaluation=evaluation,
             trust_model=trust_model,
             base=base,
         )
-    refuse_damaged(folder, record.get("files", {}))
-    recipe = record["recipe"]
-    return BaselinePredictor(
-        model=None,
-        tokenizer=load_tokenizer(ModelSpec(name=str(folder.resolve()))),
-        anchor=None,
-        max_new_tokens=recipe["training"]["max_length"],
-        evaluation=evaluation or EvaluationSpec.model_validate(recipe["evaluation"]),
-        labels=tuple(record["labels"]),
-        cost=Cost.of(record["counts"], record["seconds"]),
-        classifier=load_classifier(folder / BASELINE, record["baseline"]),
-    )
+    else:
+        refuse_damaged(folder, record.get("files", {}))
+        predictor = BaselinePredictor(
+            model=None,
+            tokenizer=load_tokenizer(ModelSpec(name=str(folder.resolve()))),
+            anchor=None,
+            max_new_tokens=recipe.training.max_length,
+            evaluation=evaluation or recipe.evaluation,
+            labels=tuple(record["labels"]),
+            cost=Cost.of(record["counts"], record["seconds"]),
+            classifier=load_classifier(folder / BASELINE, record["baseline"]),
+        )
+    predictor.data_anchor = predictor.anchor or anchor_of(recipe)
+    return predictor

@@ -25,7 +25,7 @@ from telltune.models.threads import adapt_threads, shared_cores
 from telltune.storage import atomic_folder, cache_folder, content_key, make_once
 from telltune.training.adapter import add_lora, borrowing
 from telltune.training.progress import bar
-from telltune.valuation.embeddings import embed
+from telltune.valuation.embeddings import embed, encoder_revision
 from telltune.valuation.gradient_sketch import GradientSketch, gradient_weights
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _vectors(
     """Return embeddings or gradients of examples, (examples, width), cached on disk."""
     key: tuple[object, ...] = (_VERSION, spec.by, contents_of(examples).sha256)
     if spec.by == "embeddings":
-        key += (spec.embedding_model,)
+        key += (encoder_revision(spec.embedding_model),)
     else:
         key += (base.speaker, recipe.lora.model_dump_json(), recipe.seed)
     folder = cache_folder("nearness") / content_key(*key)

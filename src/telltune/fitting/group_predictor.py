@@ -88,6 +88,7 @@ class GroupPredictor(Predictor):
                 "method `over_prompt` needs generated replies; set evaluation.answers: generate."
             )
         check_one_turn(examples)
+        examples = self._bare(examples)
         answers = [""] * len(examples)
         order = self._order(examples)
         n = self.spec.inputs

@@ -89,6 +89,8 @@ class Predictor:
         teacher: Model behind an API that answers in place of `model`; or None.
         cost: Cost of making the predictor.
         release: Callable that removes the adapter from the base model.
+        data_anchor: Anchor to remove from prompts that contain it, as from the training data,
+            whether or not the method uses an anchor; or None.
         cut: Number of answers of the last `predict` that reached `max_new_tokens` without an end.
     """
 
@@ -105,6 +107,7 @@ class Predictor:
     teacher: ApiClient | None = None
     cost: Cost = field(default_factory=Cost)
     release: Callable[[], object] = nullcontext
+    data_anchor: Anchor | None = None
     cut: int = field(default=0, init=False)
     _generator: Generator | None = field(default=None, init=False, repr=False)
     _before: ApiUsage | None = field(default=None, init=False, repr=False)
@@ -139,6 +142,7 @@ class Predictor:
         self.cut = 0
         if not examples:
             return []
+        examples = self._bare(examples)
         shots = self._shots_for(examples)
         if self.teacher is not None:
             return self._taught(list(map(prepend_shots, shots, examples)), on_done)
@@ -180,6 +184,7 @@ class Predictor:
 
     def prompt_ids(self, examples: Sequence[Example]) -> list[list[int]]:
         """Return the token ids of each prompt, up to the start of the answer."""
+        examples = self._bare(examples)
         return self._prompts(examples, self._shots_for(examples))
 
     def final_texts(self, answers: list[list[int]]) -> list[str]:
@@ -249,6 +254,11 @@ class Predictor:
         said = self._encoder.answer(text)
         return self.anchor.strip(said) if self.anchor else said
 
+    def _bare(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Return examples as training read them, without the anchor of the data."""
+        anchor = self.data_anchor
+        return examples if anchor is None else [anchor.detach(example) for example in examples]
+
     def _shots_for(self, examples: Sequence[Example]) -> list[tuple[Message, ...]]:
         """Return the turns before each prompt, (examples,)."""
         return [self.shots] * len(examples)
@@ -296,6 +306,7 @@ class Predictor:
         Raises:
             RecipeError: There is no closed set of labels.
         """
+        examples = self._bare(examples)
         prompts = self._prompts(examples, self._shots_for(examples))
         return self.labels, self._label_scores(examples, prompts, on_done)
 
@@ -365,7 +376,7 @@ class BaselinePredictor(Predictor):
         """Answer each example's prompt; completions are ignored."""
         if not examples:
             return []
-        answers = self.classifier.best(examples)
+        answers = self.classifier.best(self._bare(examples))
         if on_done is not None:
             on_done(len(examples))
         return answers
@@ -374,7 +385,7 @@ class BaselinePredictor(Predictor):
         self, examples: Sequence[Example], *, on_done: Callable[[int], None] | None = None
     ) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """Return the answers and their scores; with `knn`, one for each training example."""
-        scores = self.classifier.scores(examples)
+        scores = self.classifier.scores(self._bare(examples))
         if on_done is not None:
             on_done(len(examples))
         return self.classifier.scorer.answers, scores

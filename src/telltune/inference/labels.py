@@ -252,10 +252,15 @@ def closed_set(answers: Iterable[str], most: int = MOST_LABELS) -> tuple[str, ..
         most: Maximum number of labels.
 
     Returns:
-        The different answers as written, without thinking, sorted.
+        The different answers without thinking, sorted. White space around an answer makes it no
+        other label; each is spelled as it is most often.
     """
     given = list(answers)
-    return () if why_no_labels(given, most) else tuple(sorted(set(_answered(given))))
+    if why_no_labels(given, most):
+        return ()
+    counts = Counter(_answered(given))
+    spelled = {text.strip(): text for text in sorted(counts, key=lambda text: (counts[text], text))}
+    return tuple(spelled[label] for label in sorted(spelled))
 
 
 def why_no_labels(answers: Iterable[str], most: int = MOST_LABELS) -> str:

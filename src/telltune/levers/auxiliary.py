@@ -178,7 +178,8 @@ class _Asker:
         instruction: str,
         seed: int,
     ) -> None:
-        self.writer, self.examples, self.labels = writer, examples, labels
+        self.writer, self.examples = writer, examples
+        self.labels = list(map(str.strip, labels))
         self.instruction, self.seed = instruction, seed
         self.seconds = 0.0
         self._encoder = Encoder(writer.base.tokenizer)

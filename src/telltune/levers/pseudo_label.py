@@ -22,7 +22,7 @@ from telltune.classifiers.seeded_em import class_prior
 from telltune.clock import clock
 from telltune.data.task import TaskData, check_unlabeled
 from telltune.errors import RecipeError
-from telltune.inference.labels import why_no_labels
+from telltune.inference.labels import labels_of, why_no_labels
 from telltune.levers.protocol import Answer, Resources, UseAs, Yield
 from telltune.training.progress import phase
 
@@ -94,8 +94,15 @@ class PseudoLabel:
         labels, confidence = scorer.best(chosen.inputs), scorer.confidence(chosen.inputs)
         shares = class_shares([example.answer for example in (*task.train, *task.named_labels)])
         kept = _most_confident(labels, confidence, shares, self.spec.examples)
+        # Made examples are spelled as the labeled ones are, with a line end if they have one.
+        spelled = {label.strip(): label for label in labels_of(task, task.train)}
         made = tuple(
-            replace(inputs[i], completion=labels[i], confidence=float(confidence[i])) for i in kept
+            replace(
+                inputs[i],
+                completion=spelled.get(labels[i], labels[i]),
+                confidence=float(confidence[i]),
+            )
+            for i in kept
         )
         refused = {"less confident than those kept": len(inputs) - len(kept)}
         seconds = clock() - began

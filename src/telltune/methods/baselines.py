@@ -80,7 +80,8 @@ class Baseline(Method):
         lengths = encoder.encode(task.train).lengths
         used = count_within_budget(lengths, recipe.task.max_tokens)
         labeled = task.train[:used]
-        labels = labels_of(task, labeled)
+        # A classifier needs no spelling of a label with white space, which an adapter writes.
+        labels = tuple(map(str.strip, labels_of(task, labeled)))
         if not labeled and self.head == "nearest":
             raise RecipeError(f"method `{self.name}` needs labeled examples; set `task.train`.")
         if self.head != "nearest":

@@ -119,9 +119,7 @@ def _write_parts(
         if not isinstance(read, Problem)  # `survey` refuses those.
     ]
     questions = [[question(example) for example in examples] for _, examples in rows]
-    labels = [
-        examples[-1].answer.strip() if found.labels and examples else "" for _, examples in rows
-    ]
+    labels = [examples[-1].answer if found.labels and examples else "" for _, examples in rows]
     parts = split_rows(questions, labels)
     # The order of the rows depends on their texts alone, as the parts do.
     lines = [(stable_number(json_line(row)), row) for row, _ in rows]

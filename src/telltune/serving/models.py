@@ -94,8 +94,6 @@ class ServedModel:
                 template refuses the prompt.
         """
         predictor = self.predictor
-        if predictor.anchor is not None:
-            example = predictor.anchor.detach(example)
         if isinstance(self.lane, ChoosingLane):
             return Job(example)
         [prompt] = predictor.prompt_ids([example])

@@ -239,7 +239,7 @@ def compare(
         changed = {row.method for row in read} - done
         if changed:
             logging.getLogger(__name__).warning(
-                "Data or the base changed since %s ran, so earlier rows are left out.",
+                "Data or a model changed since %s ran, so earlier rows are left out.",
                 ", ".join(sorted(changed)),
             )
         left = side_by_side({cell.method: cell for cell in cells if cell.method not in done})

@@ -41,6 +41,7 @@ from telltune.training.log import LOG, loss_curve
 from telltune.training.progress import bar, phase
 from telltune.training.shared import SharedTraining
 from telltune.training.trackers import TrackedRun
+from telltune.valuation.embeddings import EMBEDDED, encoder_revision, is_installed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from telltune.data.files import Split
     from telltune.data.general import GeneralData
     from telltune.fitting.predictor import Predictor
+    from telltune.fitting.protocol import Method
     from telltune.fitting.run_plan import RunPlan
     from telltune.recipe import Recipe
     from telltune.study.spec import Cell, ForgettingSpec
@@ -148,7 +150,7 @@ class CellWorker:
         return found if general is None else found | {"general": general.contents.digest}
 
     def all_hashes(self, cell: Cell) -> dict[str, str]:
-        """Return the hashes of all data that a cell reads, and of its base.
+        """Return the hashes of all data that a cell reads, of its base and of its encoder.
 
         Those that `hashes` lacks are compared with those of a row: keys of earlier rows stay valid.
         """
@@ -163,6 +165,8 @@ class CellWorker:
             if path is not None:
                 # A template may also be a name.
                 found[name] = (file_hash(Path(path)) or path)[:16]
+        if encoders := _encoders(get_method(cell.method), recipe):
+            found["encoder"] = " ".join(map(_revision, encoders))
         model = recipe.model.model_dump_json()
         if model not in self._bases:
             self._bases[model] = base_revision(recipe.model)
@@ -455,6 +459,27 @@ def plan_cell(
     if isinstance(method, FewShot | OverPrompt) and method.by_teacher:
         teacher_of(recipe, method.name)
     return None
+
+
+def _encoders(method: Method, recipe: Recipe) -> list[str]:
+    """Return the sentence encoders that a method and its levers may use."""
+    if isinstance(method, Baseline):
+        return [EMBEDDED] if method.features in ("encoder", "combined", "chosen") else []
+    recipe = recipe.with_keys(getattr(method, "overrides", ()))
+    if isinstance(method, FewShot):
+        return [EMBEDDED] if recipe.few_shot.choose == "nearest" else []
+    if not method.trains:
+        return []
+    levers = (recipe.pseudo_label, recipe.product_of_experts)
+    found = [EMBEDDED for lever in levers if lever and lever.by not in ("tfidf", "model")][:1]
+    choice = recipe.general_choice
+    if method.uses_general and choice is not None and choice.by == "embeddings":
+        found.append(choice.embedding_model)
+    return found
+
+
+def _revision(encoder: str) -> str:
+    return encoder_revision(encoder) if encoder != EMBEDDED or is_installed() else "not installed"
 
 
 def _model_name(recipe: Recipe) -> str:

@@ -103,13 +103,14 @@ def _loaded(name: str) -> tuple[Any, Any]:
     return tokenizer, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def embedded_revision() -> str:
-    """Return a hash of the embedded encoder's weights, which identifies it in saved folders.
+def encoder_revision(model: str = EMBEDDED) -> str:
+    """Return a hash of an encoder's weights, which identifies it; a hub ID stands for itself.
 
     Raises:
-        ModelError: The encoder is not installed.
+        ModelError: The embedded encoder is not installed.
     """
-    return fingerprint(Path(embedded_folder()))
+    folder = Path(embedded_folder() if model == EMBEDDED else model)
+    return fingerprint(folder) if folder.is_dir() else model
 
 
 def is_installed() -> bool:
