@@ -11,8 +11,8 @@ from telltune.data import task as data_task
 from telltune.data.loaders import read_examples
 from telltune.errors import DataError, ModelError, RecipeError
 from telltune.recipe import recipe_from_dict
+from telltune.study.cell_data import CellData
 from telltune.study.spec import ForgettingSpec
-from telltune.study.worker import CellWorker
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def test_test_data_are_read_once_by_what_answers_them(fitted, toy_recipe, tmp_pa
     telltune.compare(toy_recipe, ["base"], out=tmp_path / "compared", progress=False)
     assert reads.count("test") == 1
     reads.clear()
-    worker = CellWorker(tmp_path, ForgettingSpec(), "test", None)
-    loaded = worker.task(recipe_from_dict(toy_recipe))
+    data = CellData(ForgettingSpec(), "test", None)
+    loaded = data.task(recipe_from_dict(toy_recipe))
     assert len(loaded.items) == len(loaded.answers.test) == 12
     assert reads.count("test") == 1
 

@@ -26,6 +26,7 @@ from telltune.evaluation.drift import Drift
 from telltune.evaluation.score import Answers
 from telltune.fitting.output_folder import lock_folder
 from telltune.study import worker
+from telltune.study.cell_data import CellData
 from telltune.study.cluster import Cluster
 from telltune.study.planning import plan_cells
 from telltune.study.results import RESULTS, ResultRow, Results
@@ -499,7 +500,8 @@ def test_a_cell_that_one_process_trained_is_answered_alike_by_another(
 ) -> None:
     [cell] = cells(study, methods=["tell"], sizes=[300], seeds=[0])
     training, answering, whole = (
-        CellWorker(tmp_path / name, ASKED, "test", cell.recipe) for name in ("a", "b", "c")
+        CellWorker(CellData(ASKED, "test", cell.recipe), tmp_path / name)
+        for name in ("a", "b", "c")
     )
     trained = training.train(cell, "key")
     assert isinstance(trained, TrainedCell)
@@ -510,8 +512,8 @@ def test_a_cell_that_one_process_trained_is_answered_alike_by_another(
     assert sum(row.seconds.values()) > trained.seconds > row.seconds["training"] > 0
     # The next cell gets the base as it was.
     assert not isinstance(answering.base(cell.recipe).model, PeftModel)
-    training.forgetting = ForgettingSpec(examples=200, prompts=2)
-    training._held.clear()
+    training.data.forgetting = ForgettingSpec(examples=200, prompts=2)
+    training.data._held.clear()
     failed = training.train(cell, "key")
     assert isinstance(failed, ResultRow)
     assert "too few to train on" in failed.reason

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.errors import RecipeError
 from telltune.storage import write_text
+from telltune.study.cell_data import CellData
 from telltune.study.nodes import Probe, files_of, left_out, probe, versions_here
 from telltune.study.results import ANSWERS, ResultRow
 from telltune.study.scoring import FAILURES, Answered, score_cell
@@ -259,7 +260,7 @@ class _Where:
         with tempfile.TemporaryDirectory() as name:
             out = Path(name)
             said = f"{self.forgetting}{self.split}{self.mixing}"
-            new = CellWorker(out, self.forgetting, self.split, self.mixing)
+            new = CellWorker(CellData(self.forgetting, self.split, self.mixing), out)
             worker = _workers.setdefault(said, new)
             worker.out, worker.study = out, self.study
             yield worker

@@ -21,13 +21,14 @@ from telltune.methods.baselines import suitable_baselines
 from telltune.methods.registry import get_method
 from telltune.result_table import InNotebooks, ResultTable, between
 from telltune.storage import or_nan, write_json
+from telltune.study.cell_data import CellData
 from telltune.study.planning import side_by_side
 from telltune.study.results import PREDICTIONS, ResultRow, same_data
 from telltune.study.scoring import FAILURES
 from telltune.study.spec import Cell, ForgettingSpec, cell_of
 from telltune.study.statistics.significance import compare_runs
 from telltune.study.statistics.summary import scored_answers
-from telltune.study.worker import CellWorker, plan_cell
+from telltune.study.worker import CellWorker
 from telltune.training.progress import bar
 from telltune.training.trackers import check_trackers
 
@@ -231,10 +232,11 @@ def compare(
     with lock_folder(out):
         check_resumable(out, recipe, overwrite=overwrite)
         check_trackers(recipe.training.report_to)
-        worker = _checked(cells, out, progress=progress)
+        data = _checked(cells)
+        worker = CellWorker(data, out, keeps=True, progress=progress)
         record_recipe(out, recipe, overwrite=overwrite)
         read = _read_rows(out)
-        rows = [row for row in read if _is_current(row, recipe, worker)]
+        rows = [row for row in read if _is_current(row, recipe, data)]
         done = {row.method for row in rows}
         changed = {row.method for row in read} - done
         if changed:
@@ -269,27 +271,26 @@ def compare(
     return rows
 
 
-def _checked(cells: Sequence[Cell], out: Path, *, progress: bool) -> CellWorker:
-    """Return a worker for the cells, all of which can run.
+def _checked(cells: Sequence[Cell]) -> CellData:
+    """Return the data of the cells, all of which can run.
 
     Raises:
         TellError: A cell cannot run.
     """
     recipe = cells[0].recipe
     mixing = next((cell.recipe for cell in cells if get_method(cell.method).uses_general), None)
-    worker = CellWorker(out, _FORGETTING, "test", mixing, keeps=True, progress=progress)
+    data = CellData(_FORGETTING, "test", mixing)
     model = load_model_info(recipe.model)
     used = 0
     for cell in cells:
-        task, general = worker.task(cell.recipe).task, worker.general(cell.recipe)
-        if (run_plan := plan_cell(cell, task, general, model)) is not None:
+        if (run_plan := data.run_plan(cell, model)) is not None:
             used = max(used, run_plan.max_general_index)
     try:
-        worker.held_out(recipe.seed, used)
+        data.held_out(recipe.seed, used)
     except DataError as error:
         logging.getLogger(__name__).warning("Forgetting is not measured: %s", error)
-        worker.mixing = None
-    return worker
+        data.mixing = None
+    return data
 
 
 def _row(found: ResultRow) -> ComparisonRow:
@@ -316,12 +317,12 @@ def _row(found: ResultRow) -> ComparisonRow:
     )
 
 
-def _is_current(row: ComparisonRow, recipe: Recipe, worker: CellWorker) -> bool:
+def _is_current(row: ComparisonRow, recipe: Recipe, data: CellData) -> bool:
     """Return whether data and base of a row are as they were, if its version recorded them."""
     if not row.hashes:
         return True
     cell = cell_of(recipe.model_copy(update={"method": row.method}))
-    return same_data(row.hashes, worker.all_hashes(cell))
+    return same_data(row.hashes, data.all_hashes(cell))
 
 
 def _read_rows(out: Path) -> list[ComparisonRow]:

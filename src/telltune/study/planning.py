@@ -16,8 +16,8 @@ from telltune.fitting.forecast import forecast
 from telltune.fitting.model_info import ModelInfo, load_model_info
 from telltune.fitting.trained_method import TrainedMethod
 from telltune.methods.registry import get_method
+from telltune.study.cell_data import CellData
 from telltune.study.results import ResultRow, Results
-from telltune.study.worker import CellWorker, plan_cell
 from telltune.training.shared import can_share
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ class PlannedCell:
     all_tokens: int = 0
 
 
-def cells_left(keys: Mapping[Cell, str], worker: CellWorker, results: Results) -> dict[str, Cell]:
+def cells_left(keys: Mapping[Cell, str], data: CellData, results: Results) -> dict[str, Cell]:
     """Return the cells without a finished row, by key; equal work is left once."""
     left: dict[str, Cell] = {}
     for cell, key in keys.items():
         row = results.find(cell, key)
-        if row is None or not worker.is_finished(cell, row):
+        if row is None or not data.is_finished(cell, row):
             left.setdefault(key, cell)
     return left
 
@@ -68,7 +68,7 @@ def plan_cells(
     measure: bool,
     split: Split = "test",
     general: Recipe | None = None,
-    worker: CellWorker | None = None,
+    data: CellData | None = None,
 ) -> list[PlannedCell]:
     """Forecast every cell that is not finished.
 
@@ -79,9 +79,9 @@ def plan_cells(
         measure: Whether to measure the speed if it is unknown.
         split: As in `run_cells`.
         general: As in `run_cells`.
-        worker: As in `run_cells`.
+        data: As in `run_cells`.
     """
-    worker = worker or CellWorker.of_cells(cells, forgetting, out or Path(), split, general)
+    data = data or CellData.of_cells(cells, forgetting, split, general)
     model_info = cache(load_model_info)
     results = Results(out) if out is not None else None
     answering: dict[str, list[float]] = defaultdict(list)
@@ -94,10 +94,10 @@ def plan_cells(
         besides = median(answering[cell.task]) if answering[cell.task] else None
         try:
             # The data need not be hashed if there are no rows.
-            if results and results.rows and not cells_left(worker.keys([cell]), worker, results):
+            if results and results.rows and not cells_left(data.keys([cell]), data, results):
                 continue
             model = model_info(cell.recipe.model)
-            planned.append(_planned(cell, worker, model, besides, trained, measure=measure))
+            planned.append(_planned(cell, data, model, besides, trained, measure=measure))
         except TellError as error:
             planned.append(PlannedCell(cell, problem=str(error)))
     return planned
@@ -105,20 +105,20 @@ def plan_cells(
 
 def _planned(
     cell: Cell,
-    worker: CellWorker,
+    data: CellData,
     model: ModelInfo,
     answering: float | None,
     trained: set[tuple[str, str]],
     *,
     measure: bool,
 ) -> PlannedCell:
-    task = worker.task(cell.recipe).task
-    run_plan = plan_cell(cell, task, worker.general(cell.recipe), model)
-    worker.held_out(cell.seed, run_plan.max_general_index if run_plan else 0)
+    run_plan = data.run_plan(cell, model)
+    data.held_out(cell.seed, run_plan.max_general_index if run_plan else 0)
     if run_plan is None:
         return PlannedCell(cell, answering_seconds=answering)
     counts = run_plan.counts
-    above = counts.task_examples == len(task.train) and (cell.size or 0) > counts.task_tokens
+    given = len(data.task(cell.recipe).task.train)
+    above = counts.task_examples == given and (cell.size or 0) > counts.task_tokens
     all_tokens = counts.task_tokens if above else 0
     training = (cell.task, _training_of(cell))
     if training in trained:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from telltune.fitting.output_folder import check_new, lock_folder
+from telltune.study.cell_data import CellData
 from telltune.study.planning import cells_left, expected_seconds, side_by_side
 from telltune.study.results import RESULTS, ResultRow, Results
 from telltune.study.worker import CellWorker
@@ -43,7 +44,7 @@ def run_cells(
     whole: bool = False,
     progress: bool = True,
     elsewhere: Callable[..., Iterator[tuple[Cell, ResultRow]]] | None = None,
-    worker: CellWorker | None = None,
+    data: CellData | None = None,
 ) -> list[ResultRow]:
     """Run the cells that have no finished row in `out` yet, in order.
 
@@ -61,7 +62,7 @@ def run_cells(
             leave out rows of others.
         progress: Whether to show a progress bar.
         elsewhere: Function that runs the cells outside of this process; see `Cluster.run`.
-        worker: Worker of these cells that has read their data; by default a new one.
+        data: Data of these cells, if they have been read already.
 
     Raises:
         TellError: No cell can run, e.g. a task cannot be read or the folder is in use.
@@ -70,12 +71,13 @@ def run_cells(
         check_trackers(cell.recipe.training.report_to)
     with lock_folder(out):
         results = Results(out)
-        worker = worker or CellWorker.of_cells(cells, forgetting, out, split, general)
+        data = data or CellData.of_cells(cells, forgetting, split, general)
+        worker = CellWorker(data, out)
         with phase("reading the data", shown=progress):
-            keys = worker.keys(cells)
+            keys = data.keys(cells)
         if whole:
             results.list_cells(keys)
-        left = side_by_side(cells_left(keys, worker, results))
+        left = side_by_side(cells_left(keys, data, results))
         with bar(shown=progress) as shown:
             task = shown.add_task(
                 "study", total=len(cells), completed=len(cells) - len(left), unit="cell"
@@ -90,13 +92,13 @@ def run_cells(
             running = here()
             if elsewhere is not None:
                 ordered = _longest_first(left, results)
-                running = elsewhere(ordered, forgetting, out, split, worker.mixing)
+                running = elsewhere(ordered, forgetting, out, split, data.mixing)
             for cell, row in running:
                 before = results.find(cell, row.key)
                 if row.status == "failed":
                     failed[row.key] = row
                 # A failure to measure more does not replace scores.
-                if row.status == "done" or before is None or not worker.is_same_work(cell, before):
+                if row.status == "done" or before is None or not data.is_same_work(cell, before):
                     results.append(row)
                 if progress:
                     # One line per cell makes progress visible in a log file.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from telltune.errors import RecipeError
 from telltune.html_report.page import REPORT
 from telltune.storage import write_text
+from telltune.study.cell_data import CellData
 from telltune.study.cluster import connect
 from telltune.study.planning import plan_cells, sizes_above
 from telltune.study.report.page import write_report
 from telltune.study.runner import claim_folder, run_cells
 from telltune.study.spec import STUDY_FILE, load_study
-from telltune.study.worker import CellWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,9 +65,9 @@ def run_study(
         raise RecipeError(
             "--cpus, --gpus and --answer-cpus are for a cluster; name it with --ray, e.g. `auto`."
         )
-    worker = CellWorker.of_cells(cells, spec.forgetting, out, "test", None)
+    data = CellData.of_cells(cells, spec.forgetting, "test", None)
     if on_plan is not None:
-        on_plan(_plan(spec, cells, out, measure=False, worker=worker))
+        on_plan(_plan(spec, cells, out, measure=False, data=data))
     if ray is not None:
         elsewhere = connect(ray, cpus=cpus, gpus=gpus, answer_cpus=answer_cpus).run
     claim_folder(out)
@@ -79,7 +79,7 @@ def run_study(
         whole=True,
         progress=progress,
         elsewhere=elsewhere,
-        worker=worker,
+        data=data,
     )
     return write_report(out), rows
 
@@ -137,9 +137,9 @@ def _plan(
     out: Path | None,
     *,
     measure: bool,
-    worker: CellWorker | None = None,
+    data: CellData | None = None,
 ) -> dict[str, Any]:
-    planned = plan_cells(cells, out, spec.forgetting, measure=measure, worker=worker)
+    planned = plan_cells(cells, out, spec.forgetting, measure=measure, data=data)
     training = [one.training_seconds for one in planned]
     answering = [one.answering_seconds for one in planned]
     return {

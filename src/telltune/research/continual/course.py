@@ -25,9 +25,9 @@ from telltune.research.continual.page import ContinualReport, write_page
 from telltune.research.continual.scores import backward_transfer, overall_performance
 from telltune.research.continual.spec import ContinualSpec, Strategy, load_continual
 from telltune.storage import jsonl_lines, remove_unfinished, write_json, write_text
+from telltune.study.cell_data import CellData
 from telltune.study.results import cell_key
 from telltune.study.spec import ForgettingSpec, cell_of
-from telltune.study.worker import CellWorker
 from telltune.training.progress import bar, phase
 
 _ROWS = "continual.jsonl"
@@ -59,7 +59,7 @@ def run_continual(order: str | Path, out: str | Path, *, progress: bool = True) 
         with phase("reading the tasks", shown=progress):
             learner = Learner(spec, order, out)
             learner.check()
-            settings = _settings(spec, learner, out)
+            settings = _settings(spec, learner)
         check_settings(out, settings)
         write_json(out / SETTINGS, settings)
         _write(out, steps)
@@ -176,9 +176,9 @@ def _warnings(runs: list[list[Step]]) -> list[str]:
     ]
 
 
-def _settings(spec: ContinualSpec, learner: Learner, out: Path) -> dict[str, Any]:
+def _settings(spec: ContinualSpec, learner: Learner) -> dict[str, Any]:
     """Return what a resumed run must share; strategies and seeds may be added."""
-    worker = CellWorker(out, ForgettingSpec(), "test", None)
+    data = CellData(ForgettingSpec(), "test", None)
     settings: dict[str, Any] = {
         "tasks": [task.name for task in spec.tasks],
         "general_items": spec.general_items,
@@ -189,7 +189,7 @@ def _settings(spec: ContinualSpec, learner: Learner, out: Path) -> dict[str, Any
     for entry in (*spec.tasks, *chain.from_iterable(spec.abilities.values())):
         # The key of a cell with general data and a fixed draw, whatever the strategies and seeds.
         cell = cell_of(learner.recipe(entry, 0).model_copy(update={"method": "tell"}))
-        settings[f"recipe and data of `{entry.name}`"] = cell_key(cell, worker.all_hashes(cell))
+        settings[f"recipe and data of `{entry.name}`"] = cell_key(cell, data.all_hashes(cell))
     return settings
 
 
