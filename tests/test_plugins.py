@@ -76,6 +76,7 @@ def test_an_installed_plugin_adds_a_method_a_lever_a_metric_and_a_format(
     }
     # The folder answers without the plugin.
     assert len(predict(tmp_path / "run", ["What is item 3?"])) == 1
+    assert len(predict(tmp_path / "run", [{"prompt": "What is item 3?"}])) == 1
 
 
 def test_a_module_named_on_the_command_line_is_loaded(

@@ -23,12 +23,12 @@ from telltune.evaluation.score import (
     evaluate_predictor,
     write_predictions,
 )
-from telltune.fitting.adapter_folder import read_tell, run_files
+from telltune.fitting.adapter_folder import answering_recipe, read_tell, run_files
 from telltune.fitting.baseline_folder import load_folder
 from telltune.fitting.model_card import record_scores
 from telltune.proposal.recipe_of import as_columns, is_recipe, recipe_of
 from telltune.proposal.survey import guessed_columns
-from telltune.recipe import AnyRecipe, Columns, DataSpec, Recipe, TaskSpec, recipe_from_dict
+from telltune.recipe import AnyRecipe, Columns, DataSpec, Recipe, TaskSpec
 from telltune.training.progress import bar, phase
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def evaluate(
     if split not in ("test", "dev"):
         raise RecipeError(f"--split {split}: give `test` or `dev`.")
     part: Split = "test" if split == "test" else "dev"
-    recipe = asked = recipe_from_dict(record["recipe"])
+    recipe = asked = answering_recipe(record)
     if data is not None and is_recipe(data):
         recipe = asked = recipe_of(data, columns=columns)[0]
     elif data is not None:
@@ -230,7 +230,7 @@ def _example(number: int, text: object) -> Example:
 
 def _prompts(adapter: str | Path, inputs: Path | Rows, columns: Columns | None) -> list[Example]:
     """Return the prompts of a file or of rows, read as the training data were."""
-    trained_on = recipe_from_dict(read_tell(Path(adapter))["recipe"]).task.train or ()
+    trained_on = answering_recipe(read_tell(Path(adapter))).task.train or ()
     if isinstance(inputs, Path):
         rows = read_prompts(inputs, columns=columns, trained_on=trained_on)
     else:

@@ -221,14 +221,14 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score an adapter or baseline on held-out items, with confidence intervals."""
-    from telltune.recipe import load_recipe, recipe_from_dict
+    from telltune.recipe import load_recipe
 
     loaded = None if recipe is None else load_recipe(recipe, overrides)
     from telltune.answering import evaluate as evaluated
-    from telltune.fitting.adapter_folder import read_tell
+    from telltune.fitting.adapter_folder import answering_recipe, read_tell
 
     if loaded is None:
-        loaded = recipe_from_dict(read_tell(adapter)["recipe"], overrides=overrides)
+        loaded = answering_recipe(read_tell(adapter), overrides)
     result = evaluated(
         adapter,
         loaded,
@@ -282,7 +282,7 @@ def predict(
 
     By default, rows are read with the columns that the adapter was trained on.
     """
-    from telltune.recipe import columns_from_text, recipe_from_dict
+    from telltune.recipe import columns_from_text
 
     if (prompt is None) == (file is None):
         raise RecipeError("give either a prompt or --file.")
@@ -295,7 +295,7 @@ def predict(
     from telltune.data.report import ReadReport
     from telltune.data.task import data_files
     from telltune.data.writing import check_writable, rows_as_bytes, write_rows
-    from telltune.fitting.adapter_folder import read_tell, run_files
+    from telltune.fitting.adapter_folder import answering_recipe, read_tell, run_files
 
     piped, report = "-" in (prompt, str(file)), ReadReport()
     if prompt is not None and not piped:
@@ -313,7 +313,7 @@ def predict(
     if str(out) == "-":
         out = None
     record = read_tell(adapter)
-    recipe = recipe_from_dict(record["recipe"])
+    recipe = answering_recipe(record)
     if out is not None:
         read = [*([file] if file else []), *data_files(recipe), *run_files(adapter, record)]
         check_writable(out, read)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from telltune.data.task import load_split
 from telltune.errors import TellError
-from telltune.fitting.adapter_folder import load_predictor, read_tell
-from telltune.recipe import recipe_from_dict
+from telltune.fitting.adapter_folder import answering_recipe, load_predictor, read_tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +95,7 @@ def lost_prompts(record: dict[str, Any]) -> list[str]:
 
 def _examples(record: dict[str, Any]) -> Sequence[Example]:
     """Return some examples of the task, those that were not trained on first."""
-    recipe = recipe_from_dict(record["recipe"])
+    recipe = answering_recipe(record)
     splits: tuple[Split, ...] = ("dev", "test", "train")
     for split in splits:
         try:

@@ -33,7 +33,13 @@ from telltune.models import (
     model_shape,
     without_rights,
 )
-from telltune.recipe import EvaluationSpec, ModelSpec, OverPromptSpec, Recipe
+from telltune.recipe import (
+    EvaluationSpec,
+    ModelSpec,
+    OverPromptSpec,
+    Recipe,
+    recipe_from_dict,
+)
 from telltune.storage import (
     atomic_folder,
     checksum,
@@ -258,6 +264,17 @@ def read_tell(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}.") from None
     return record
+
+
+def answering_recipe(record: dict[str, Any], overrides: list[str] | None = None) -> Recipe:
+    """Return the recipe in a tell.json, without its levers.
+
+    Answers do not depend on levers, which may need a plugin that is not installed here.
+
+    Raises:
+        RecipeError: The recipe or an override is invalid.
+    """
+    return recipe_from_dict(record["recipe"] | {"levers": {}}, overrides=overrides)
 
 
 def load_predictor(

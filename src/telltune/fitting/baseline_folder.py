@@ -12,6 +12,7 @@ from telltune.data.contents import contents_of
 from telltune.data.task import anchor_of
 from telltune.fitting.adapter_folder import (
     TELL_JSON,
+    answering_recipe,
     load_predictor,
     read_tell,
     refuse_damaged,
@@ -21,7 +22,7 @@ from telltune.fitting.adapter_folder import (
 from telltune.fitting.model_card import CARD, baseline_card
 from telltune.fitting.predictor import BaselinePredictor, Cost, Predictor
 from telltune.models import LoadedModel, load_tokenizer
-from telltune.recipe import EvaluationSpec, ModelSpec, Recipe, recipe_from_dict
+from telltune.recipe import EvaluationSpec, ModelSpec, Recipe
 from telltune.storage import write_bytes, write_json, write_text
 from telltune.version import version_of
 
@@ -97,7 +98,7 @@ def load_folder(
         ModelError: The folder is not finished or is damaged, or its base or encoder is missing.
     """
     record = read_tell(folder)
-    recipe = recipe_from_dict(record["recipe"])
+    recipe = answering_recipe(record)
     if not is_baseline(record):
         predictor = load_predictor(
             folder,
