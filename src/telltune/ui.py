@@ -26,11 +26,10 @@ from telltune.api import check, plan
 from telltune.data.examples import Example
 from telltune.data.formats import known_suffixes
 from telltune.errors import TellError, shown
-from telltune.fitting.adapter_folder import TELL_JSON, base_spec, read_tell
+from telltune.fitting.adapter_folder import TELL_JSON, load_base_of, read_tell
 from telltune.fitting.baseline_folder import is_baseline, load_folder
 from telltune.fitting.model_card import is_whole_model
 from telltune.html_report.page import REPORT
-from telltune.models import load_base
 from telltune.recipe import EvaluationSpec
 from telltune.storage import writing
 from telltune.training.log import LOG, loss_curve
@@ -202,7 +201,7 @@ def _predictors(folder: Path) -> tuple[Predictor, Predictor | None]:
     record = read_tell(folder)
     if is_baseline(record) or is_whole_model(record):
         return load_folder(folder), None
-    base = load_base(base_spec(folder, record, trust_model=False))
+    base = load_base_of(folder, record)
     # The other engines pack the weights with the adapter, which then cannot be turned off.
     evaluation = EvaluationSpec.model_validate(
         record["recipe"]["evaluation"] | {"engine": "transformers"}

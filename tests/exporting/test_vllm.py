@@ -9,7 +9,6 @@ import pytest
 
 from telltune.errors import ModelError
 from telltune.exporting.vllm import vllm_command
-from telltune.models import compute_dtype
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +18,7 @@ def folder(path: Path, record: dict[str, Any] | None = None, **config: Any) -> P
     """Write what is read of an adapter folder."""
     path.mkdir(exist_ok=True)
     recipe = {
-        "training": {"full_parameters": False},
+        "training": {"full_parameters": False, "precision": "bf16"},
         "model": {"trust_remote_code": True, "quantization": None, "name": "org/base"},
         "evaluation": {"answers": "generate"},
     }
@@ -39,7 +38,7 @@ def test_the_base_is_served_with_the_adapters_and_their_template(tmp_path: Path)
         *("--enable-lora", "--lora-modules", f"my tickets={one}", f"two={two}"),
         *("--max-lora-rank", "128", "--max-loras", "2"),
         *("--tokenizer", str(one), "--generation-config", str(one)),
-        *("--dtype", str(compute_dtype("auto")).removeprefix("torch.")),
+        *("--dtype", "bfloat16"),
         *("--override-generation-config", '{"temperature": 0}'),
     ]
     assert "--trust-remote-code" in vllm_command([one], trust_model=True)[0]

@@ -16,6 +16,7 @@ from telltune.data.examples import Example, Message
 from telltune.data.task import load_general, load_split, load_task
 from telltune.errors import ModelError
 from telltune.fitting.adapter_folder import load_predictor, read_tell
+from telltune.fitting.baseline_folder import load_folder
 from telltune.fitting.protocol import Settings
 from telltune.methods.registry import get_method
 from telltune.models import load_base
@@ -138,6 +139,19 @@ def test_plain_transformers_gives_the_same_ids_and_answers(
     assert list(ids) == Encoder(predictor.tokenizer).prompts(examples)
     assert all("Name the shape." in predictor.tokenizer.decode(row) for row in ids)
     assert list(texts) == predictor.predict(examples)
+
+
+@pytest.mark.parametrize(
+    ("precision", "computed"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_answers_are_computed_in_the_precision_of_the_run(
+    fitted: Path, precision: str, computed: torch.dtype
+) -> None:
+    record = read_tell(fitted)
+    record["recipe"]["training"]["precision"] = precision
+    (fitted / "tell.json").write_text(json.dumps(record))
+    assert load_folder(fitted).model.dtype == computed
+    assert load_folder(fitted, precision="fp32").model.dtype == torch.float32
 
 
 def test_another_base_is_refused(

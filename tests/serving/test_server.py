@@ -126,7 +126,7 @@ def test_vllm_takes_the_place_of_the_process_on_a_gpu(rambling: Path, tmp_path: 
     assert key == "secret"
     assert words[0] == "serve"
     assert f"rambling={rambling}" in words
-    assert words[words.index("--dtype") + 1] == "bfloat16"
+    assert words[words.index("--dtype") + 1] == "float32"
     port = announced["url"].removesuffix("/v1").rpartition(":")[2]
     assert words[-8:-6] == ["--max-num-seqs", "7"]
     assert words[-4:] == ["--host", "127.0.0.1", "--port", port]

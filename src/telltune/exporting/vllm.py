@@ -54,7 +54,8 @@ def vllm_command(folders: Sequence[Path], *, trust_model: bool) -> tuple[list[st
             *("--tokenizer", place, "--generation-config", place),
         ]
     # By default, vLLM computes models with fp32 weights in bf16.
-    dtype = ["--dtype", str(compute_dtype("auto")).removeprefix("torch.")]
+    computed = compute_dtype(records[0]["recipe"]["training"]["precision"])
+    dtype = ["--dtype", str(computed).removeprefix("torch.")]
     # vLLM does not read `do_sample: false`, and would sample.
     greedy = ["--override-generation-config", json.dumps({"temperature": 0})]
     custom = ["--trust-remote-code"] if own_code and trust_model else []

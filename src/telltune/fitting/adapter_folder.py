@@ -280,7 +280,7 @@ def answering_recipe(record: dict[str, Any], overrides: list[str] | None = None)
 def load_predictor(
     folder: Path,
     *,
-    precision: str = "auto",
+    precision: str | None = None,
     evaluation: EvaluationSpec | None = None,
     trust_model: bool = False,
     base: LoadedModel | None = None,
@@ -289,7 +289,7 @@ def load_predictor(
 
     Args:
         folder: The folder, possibly from an untrusted source.
-        precision: Precision, as in a recipe.
+        precision: Precision, as in a recipe; the one of the run if None.
         evaluation: How to answer; the recipe's settings if None.
         trust_model: Whether the base may run its own code and load pickles where tell.json asks for
             it. The folder alone cannot grant this.
@@ -302,12 +302,13 @@ def load_predictor(
     refuse_damaged(folder, record.get("files", {}))
     recipe = record["recipe"]
     if is_whole_model(record):
-        whole = load_base(ModelSpec(name=str(folder.resolve())), precision)
+        spec = ModelSpec(name=str(folder.resolve()))
+        whole = load_base(spec, precision or recipe["training"]["precision"])
         model: Any = whole.model
         tokenizer = whole.tokenizer
     else:
         if base is None:
-            base = load_base(base_spec(folder, record, trust_model=trust_model), precision)
+            base = load_base_of(folder, record, precision, trust_model=trust_model)
         if base.revision != record["base"]["revision"]:
             raise ModelError(
                 f"{folder} was trained on {base.name} {record['base']['revision']}, but found "
@@ -333,6 +334,18 @@ def load_predictor(
         shots=tuple(Message(*turn) for turn in record.get("shots", ())),
         cost=Cost.of(record["counts"], record["seconds"]),
     )
+
+
+def load_base_of(
+    folder: Path,
+    record: dict[str, Any],
+    precision: str | None = None,
+    *,
+    trust_model: bool = False,
+) -> LoadedModel:
+    """Load the base model of an adapter folder; see `load_predictor`."""
+    spec = base_spec(folder, record, trust_model=trust_model)
+    return load_base(spec, precision or record["recipe"]["training"]["precision"])
 
 
 def base_spec(folder: Path, record: dict[str, Any], *, trust_model: bool) -> ModelSpec:

@@ -84,7 +84,7 @@ def is_baseline(record: dict[str, Any]) -> bool:
 def load_folder(
     folder: Path,
     *,
-    precision: str = "auto",
+    precision: str | None = None,
     evaluation: EvaluationSpec | None = None,
     trust_model: bool = False,
     base: LoadedModel | None = None,

@@ -11,13 +11,13 @@ import torch
 
 from telltune.data.examples import Example
 from telltune.errors import DataError, ModelError, RecipeError
-from telltune.fitting.adapter_folder import base_spec, read_tell
+from telltune.fitting.adapter_folder import load_base_of, read_tell
 from telltune.fitting.baseline_folder import is_baseline, load_folder
 from telltune.fitting.group_predictor import GroupPredictor
 from telltune.fitting.model_card import is_whole_model
 from telltune.inference.next_tokens import Row
 from telltune.inference.packed_engine import PackedGenerator, shared_length
-from telltune.models import context_length, load_base
+from telltune.models import compute_dtype, context_length
 from telltune.models.kernels.packing import LEAST_SHARED
 from telltune.serving.lanes import ChoosingLane, GeneratingLane, Job, PackedLane
 from telltune.serving.writing import Writing
@@ -144,16 +144,17 @@ def load_models(
     Raises:
         ModelError: A folder is not finished or is damaged, or its base is missing.
     """
-    bases: dict[str, LoadedModel] = {}
+    bases: dict[tuple[str, torch.dtype], LoadedModel] = {}
     models = []
     for folder in folders:
         record = read_tell(folder)
         base = None
         if not is_baseline(record) and not is_whole_model(record):
-            revision = record["base"]["revision"]
-            if revision not in bases:
-                bases[revision] = load_base(base_spec(folder, record, trust_model=trust_model))
-            base = bases[revision]
+            dtype = compute_dtype(record["recipe"]["training"]["precision"])
+            key = record["base"]["revision"], dtype
+            if key not in bases:
+                bases[key] = load_base_of(folder, record, trust_model=trust_model)
+            base = bases[key]
         predictor = load_folder(folder, trust_model=trust_model, base=base)
         if isinstance(predictor, GroupPredictor):
             raise ModelError(
