@@ -686,7 +686,7 @@ def test_a_mistake_of_a_whole_section_is_told_without_a_key() -> None:
         ([True, False], "put True in quotes"),
         ([1, 2], "put 1 in quotes"),
         (["a", ["b"]], "in quotes"),
-        (["a", " "], "empty"),
+        (["a", " "], "a label is empty"),
         ({"a": None, "b": "x"}, "put None in quotes"),
         ("a, b", "a list of labels, or a mapping"),
     ],
@@ -694,3 +694,8 @@ def test_a_mistake_of_a_whole_section_is_told_without_a_key() -> None:
 def test_labels_that_cannot_be_meant_are_refused(labels, told):
     with pytest.raises(RecipeError, match=told):
         recipe_from_dict({"task": {"train": "x.jsonl", "labels": labels}})
+
+
+def test_labels_without_words_need_training_data():
+    with pytest.raises(RecipeError, match="give either `train`"):
+        recipe_from_dict({"task": {"labels": {"a": "", "b": ""}}})

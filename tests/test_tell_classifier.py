@@ -14,7 +14,7 @@ from sklearn.utils import estimator_checks
 
 import telltune
 from telltune import TellClassifier
-from telltune.errors import ModelError, RecipeError, StorageError
+from telltune.errors import ModelError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,16 +233,15 @@ def test_nothing_is_predicted_before_a_fit(quick: TellClassifier) -> None:
         quick.predict(["item 3 is round"])
 
 
-def test_too_few_examples_of_a_class_are_refused(quick: TellClassifier) -> None:
-    texts, classes = ["a", "b", "c"], ["x", "y", "z"]
-    with pytest.raises(
-        RecipeError, match=r"not a closed set.*or list all labels in `task\.labels`"
-    ):
-        quick.fit(texts, classes)
-    for method in ("tfidf_linear", "sft"):
-        listed = {"task": {"labels": classes}, "mixture": {"passes": 1}}
-        quick.set_params(method=method, settings=listed).fit(texts, classes)
-        assert {*quick.predict(texts)} <= {*classes}
+@pytest.mark.parametrize("method", ["tfidf_linear", "sft"])
+def test_one_example_of_a_class_is_enough(method: str, quick: TellClassifier) -> None:
+    texts = [f"word{i} it is" for i in range(15)]
+    classes = [f"q{i:02}x" for i in range(15)]
+    quick.set_params(method=method, settings={"mixture": {"passes": 1}}).fit(texts, classes)
+    assert quick.classes_.tolist() == classes
+    assert {*quick.predict(texts)} <= {*classes}
+    if method == "tfidf_linear":
+        assert quick.score(texts, classes) == 1
 
 
 def test_a_listed_class_needs_no_example() -> None:

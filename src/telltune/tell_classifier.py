@@ -119,6 +119,9 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             for text, number in zip(texts, numbers, strict=True)
         ]
         recipe = recipe_for(rows, model=self.model, method=self.method, **keys)
+        if recipe.task.labels is None:  # y has all classes, also if many have one example.
+            listed = recipe.task.model_copy(update={"labels": dict.fromkeys(names, "")})
+            recipe = recipe.model_copy(update={"task": listed})
         # Classifiers know listed labels without examples, too.
         more = [label for label in recipe.task.labels or () if label not in names]
         if more:

@@ -40,14 +40,12 @@ def test_what_knows_nothing_is_refused_and_what_knows_all_is_trusted(
     kind: TextKind, named: str
 ) -> None:
     found = choose_classifier(FORMS, [], 0, [kind])
-    assert found.significant
     assert found.calibrated is not None
     assert found.classifier.best([Example("nobody went slowly on", "")]) == ["slow"]
     assert found.notes[-1] == f"Chosen: {named} with class means."
     noise = choose_classifier(relabeled(1.0, 0), [], 0, [kind])
-    assert not noise.significant
     assert noise.calibrated is None
-    assert "not significantly above the most frequent label" in noise.notes[-1]
+    assert noise.notes[-1].endswith("It does not make the held-out labels significantly likelier.")
 
 
 def test_a_label_of_one_example_counts_for_nothing() -> None:
@@ -57,7 +55,6 @@ def test_a_label_of_one_example_counts_for_nothing() -> None:
     assert set(more.classifier.scorer.answers) > set(found.classifier.scorer.answers)
     assert more.weight == found.weight
     nothing = choose_classifier([*alone, *alone], [], 0, ["tfidf"])
-    assert not nothing.significant
     assert nothing.calibrated is None
 
 
@@ -69,17 +66,14 @@ def test_it_is_said_if_nothing_can_be_held_out(prompts: list[str], inputs: list[
     found = choose_classifier(labeled, unlabeled, 0, ["tfidf"])
     assert found.notes[0].startswith("No labeled example could be held out, because no two prompts")
     assert found.notes[1].endswith("inputs." if inputs else "means.")
-    assert not found.significant
     assert found.calibrated is None
 
 
-def test_little_evidence_weighs_in_a_product_more_often_than_it_makes_pseudo_labels() -> None:
+def test_a_dozen_labels_prove_what_is_mostly_right_and_not_noise() -> None:
     few = [choose_classifier(relabeled(0.3, n)[:12], [], n, ["tfidf"]) for n in range(12)]
-    weighed = sum(found.calibrated is not None for found in few)
-    assert weighed > sum(found.significant for found in few)
-    assert weighed > 5
+    assert sum(found.proven for found in few) > 5
     noise = [choose_classifier(relabeled(1.0, n)[:12], [], n, ["tfidf"]) for n in range(12)]
-    assert sum(found.calibrated is not None for found in noise) < 3
+    assert sum(found.proven for found in noise) < 3
 
 
 def test_the_more_labels_are_wrong_the_less_it_weighs() -> None:
@@ -144,7 +138,7 @@ def test_listed_labels_are_known_without_an_example() -> None:
     known = [one for one in FORMS[:30] if one.completion != "loud"]
     named = [Example("loudly", "loud"), Example("quickly", "fast"), Example("slowly", "slow")]
     found = choose_classifier(known, [], 0, ["tfidf"], named)
-    assert found.significant
+    assert found.proven
     asked = [Example(f"nobody went {mark} on", "") for mark in MARKS]
     assert found.classifier.best(asked) == list(MARKS.values())
     # A label of a single example is held out as well, because its name stays.

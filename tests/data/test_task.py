@@ -276,6 +276,12 @@ def test_listed_labels_are_examples_of_themselves(listing: Callable[..., Recipe]
     assert not load_task(listing(None, train="on")).named_labels
 
 
+def test_a_label_without_words_is_no_example(listing: Callable[..., Recipe]) -> None:
+    task = load_task(listing({"q17x": "", "off": "switch it off"}, train="q17x"))
+    assert list(task.labels) == ["q17x", "off"]
+    assert [one.completion for one in task.named_labels] == ["off", "off"]
+
+
 @pytest.mark.parametrize(
     ("name", "read"),
     [

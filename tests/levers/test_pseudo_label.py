@@ -98,7 +98,7 @@ def test_labels_that_nothing_explains_are_refused() -> None:
     inputs = [Example(prompt, "") for prompt, _ in asked(NOUNS[10:])]
     got = applied(rows, inputs, by="tfidf")
     assert not got.examples
-    assert got.refused == {"no classifier knows more than the most frequent label": 30}
+    assert got.refused == {"no classifier makes held-out labels significantly likelier": 30}
 
 
 def test_the_most_confident_of_each_label_are_kept_by_its_share() -> None:

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 _FOLDS = 5
 # Number of assignments to folds over which accuracy is averaged. With 20 examples one is too noisy.
 _ASSIGNMENTS = 3
-# Significance level of the test against the most frequent label.
-_CHANCE = 0.05
 # Likelihood-ratio test of one parameter at 5%: half of the quantile of chi-squared, in nats.
 _GAIN = 1.92
 # Candidate factors on scores, from nearly uniform probabilities to twice the logits.
@@ -54,7 +52,6 @@ class Choice(NamedTuple):
 
     Attributes:
         classifier: Best classifier, trained on all examples.
-        significant: Whether it is significantly better than the most frequent label.
         weight: Factor on its scores that maximizes the likelihood of held-out labels.
         gain: How much likelier its weighted scores make all held-out labels, in nats.
         inputs: Vectors of the unlabeled inputs, (inputs, width).
@@ -62,20 +59,20 @@ class Choice(NamedTuple):
     """
 
     classifier: Classifier
-    significant: bool
     weight: float
     gain: float
     inputs: Any
     notes: tuple[str, ...]
 
     @property
-    def calibrated(self) -> Classifier | None:
-        """Classifier with its scores multiplied by the weight; None if it gains nothing.
+    def proven(self) -> bool:
+        """Whether it makes the held-out labels significantly likelier than even scores do."""
+        return self.gain > _GAIN
 
-        The weight bounds what a weak classifier can spoil beside a model, so that it need not be
-        significantly better than the most frequent label. Its gain must be significant.
-        """
-        return self.classifier.weighted(self.weight) if self.gain > _GAIN else None
+    @property
+    def calibrated(self) -> Classifier | None:
+        """Classifier with its scores multiplied by the weight; None if it is not proven."""
+        return self.classifier.weighted(self.weight) if self.proven else None
 
 
 class _HeldOut(NamedTuple):
@@ -102,20 +99,6 @@ class _HeldOut(NamedTuple):
         return len(self.labels) / _ASSIGNMENTS
 
     @property
-    def most(self) -> float:
-        """Share of the most frequent label."""
-        return float(np.bincount(self.labels).max() / len(self.labels))
-
-    @property
-    def significant(self) -> bool:
-        """Whether the accuracy is significantly above the most frequent label's share."""
-        from scipy.stats import binomtest
-
-        count = round(self.examples)
-        right = round(self.right * self.examples)
-        return bool(binomtest(right, count, self.most, alternative="greater").pvalue < _CHANCE)
-
-    @property
     def weight(self) -> float:
         """Factor on the scores that maximizes the labels' likelihood (temperature scaling)."""
         return float(min(_WEIGHTS, key=self.loss))
@@ -139,9 +122,8 @@ def choose_classifier(
     An example is held out from classifiers that know its label from others. The encoder or TF-IDF
     alone must make the labels likelier than both together by a likelihood-ratio test at 5%. On
     explicit_language with 20 labels this rule scored 71.2, and the likeliest classifier 66.1 (three
-    draws). Whether the chosen one is significantly better than the most frequent label is a
-    binomial test at 5%. `named` are labels with their descriptions as prompts, which all
-    classifiers know; see `TaskData.named_labels`.
+    draws). The same test decides whether the chosen one is proven. `named` are labels with their
+    descriptions as prompts, which all classifiers know; see `TaskData.named_labels`.
 
     With unlabeled inputs, all use EM. On three tasks with 20 and 60 labels, EM was better than
     class means wherever names of labels were known, and held-out labels did not tell. Without
@@ -174,12 +156,12 @@ def choose_classifier(
     if lacking:
         note += f" The sentence encoder is not installed (`{INSTALL}`)."
     chosen = f"Chosen: {_NAMES[best]} with {_HEADS[head]}."
-    if found.some and not found.significant:
-        chosen += f" It is not significantly above the most frequent label ({found.most:.0%})."
     gain = found.examples * (found.loss(0) - found.loss(weight))
+    if found.some and gain <= _GAIN:
+        chosen += " It does not make the held-out labels significantly likelier."
     features = learn_features(best, texts)
     classifier, others = fit_classifier(head, best, features, known, inputs)
-    return Choice(classifier, found.significant, weight, gain, others, (note, chosen))
+    return Choice(classifier, weight, gain, others, (note, chosen))
 
 
 def _without(

@@ -67,11 +67,13 @@ class TaskData:
 
     @property
     def named_labels(self) -> tuple[Example, ...]:
-        """Each label twice as an example: the words about it, answered by the label.
+        """Each label that has words, twice as an example: the words, answered by the label.
 
         On three tasks, one name was worth about as much to a classifier as two examples.
         """
-        named = tuple(Example(_readable(text), label) for label, text in self.labels.items())
+        named = tuple(
+            Example(_readable(text), label) for label, text in self.labels.items() if text
+        )
         return 2 * named
 
 

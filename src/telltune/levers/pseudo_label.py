@@ -86,8 +86,8 @@ class PseudoLabel:
         began, inputs = clock(), task.unlabeled
         kinds = [kind for kind in TEXT_KINDS if kind == self.spec.by]
         chosen = choose_classifier(task.train, inputs, seed, kinds, task.named_labels)
-        if not chosen.significant:
-            refused = {"no classifier knows more than the most frequent label": len(inputs)}
+        if not chosen.proven:
+            refused = {"no classifier makes held-out labels significantly likelier": len(inputs)}
             seconds = clock() - began
             return Yield(self.name, (), len(inputs), refused, chosen.notes, seconds)
         scorer = chosen.classifier.scorer

@@ -90,8 +90,8 @@ def _described(labels: Any) -> Any:
         if not isinstance(text, str):
             # YAML reads `yes` and `no` as truth values.
             raise ValueError(f"put {text} in quotes, because a label must be text")
-        if not text.strip():
-            raise ValueError("a label, or the words about one, are empty")
+    if not all(label.strip() for label, _ in pairs):
+        raise ValueError("a label is empty")
     described = {label.strip(): text.strip() for label, text in pairs}
     if len(described) < max(2, len(pairs)):
         raise ValueError("list at least two labels, each once")
@@ -111,7 +111,8 @@ class TaskSpec(ConfigModel):
     """Name of an embedded task with its own splits and anchor, instead of `train`."""
     labels: Labels | None = None
     """All labels that an answer can be: a list, or a mapping from labels to a few words about each.
-    Small classifiers learn from these words, and know labels that no example has."""
+    Small classifiers learn from these words, and know labels that no example has; no words (`""`)
+    teach nothing."""
     train: DataList | None = Field(default=None, validate_default=True)
     """Training data. With `labels`, a small classifier needs none."""
     dev: DataList | None = None
@@ -142,7 +143,7 @@ class TaskSpec(ConfigModel):
         # What is invalid itself is missing from `info.data`.
         if {"embedded", "labels"} <= info.data.keys():
             embedded, labels = info.data["embedded"], info.data["labels"]
-            if (embedded and train) or not (embedded or train or labels):
+            if (embedded and train) or not (embedded or train or any((labels or {}).values())):
                 raise ValueError("give either `train` (your data) or `embedded` (a task by name)")
         return train
 
