@@ -269,3 +269,30 @@ def test_provenance_says_what_rounding_depends_on(folder: Path) -> None:
     assert said["precision"] == "torch.float32"
     assert said.keys() >= {"machine", "instructions", "torch", "system"}
     assert list(record["base_weights"]) == ["model.safetensors"]
+
+
+def test_a_run_with_pseudo_labels_names_the_unlabeled_inputs_that_changed(
+    fitted: Path,
+    tmp_path: Path,
+    write_jsonl: Callable[..., Path],
+    toy_rows: Callable[..., Any],
+) -> None:
+    inputs = write_jsonl(tmp_path / "inputs.jsonl", toy_rows(range(20, 40)))
+    recipe = recipe_in(fitted) | {
+        "method": "sft",
+        "general": None,
+        "mixture": {"passes": 1},
+        "pseudo_label": {"by": "tfidf"},
+    }
+    recipe["task"] |= {"unlabeled": str(inputs)}
+    telltune.fit(recipe, tmp_path / "out", progress=False)
+    assert json.loads((tmp_path / "out" / "tell.json").read_text())["levers"][0]["made"] == 20
+
+    def held() -> dict[str, bool | None]:
+        return {check.what: check.held for check in verify(tmp_path / "out").checks}
+
+    assert held()["unlabeled data"] is True
+    # The order of examples that the lever made cannot be computed again.
+    assert held()["order of the examples"] is None
+    write_jsonl(inputs, toy_rows(range(20, 39)))
+    assert held()["unlabeled data"] is False

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from telltune.classifiers.classifier import load_classifier
 from telltune.data.contents import contents_of
 from telltune.data.encoding import Encoder
-from telltune.data.task import TaskData, load_general, load_task
+from telltune.data.task import TaskData, load_general, load_task, unlabeled_beside
 from telltune.errors import ModelError, TellError
 from telltune.fitting.adapter_folder import (
     CHAT_TEMPLATE,
@@ -215,15 +215,16 @@ def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check
             raise ModelError("the examples were put into groups in the run.")
         # Earlier versions did not record what `synthesis` made.
         made = any(got["made"] for got in record.get("levers", []))
-        if made or recipe.synthesis is not None:
-            raise ModelError("a lever made task data in the run.")
+        made = made or recipe.synthesis is not None
         task = load_task(recipe)
         if record.get("selection"):
             # The selection is taken from tell.json, because repeating it would require training.
             task, recipe = Selection.of(record["selection"]).apply(task, recipe)
         general = load_general(recipe) if method.uses_general else None
-        data = list(_data(record, task, general))
+        data = list(_data(record, task, general, made=made))
         yield from data
+        if made:
+            raise ModelError("a lever made task data in the run.")
         if data[-1].held is None:
             raise ModelError("the general data cannot be checked.")
         run_plan = build_run_plan(method, task, general, load_model_info(recipe.model), recipe)
@@ -241,11 +242,18 @@ def _run(folder: Path, record: dict[str, Any], recipe: Recipe) -> Iterator[Check
     yield from _anchor(folder, record, run_plan, recipe)
 
 
-def _data(record: dict[str, Any], task: TaskData, general: GeneralData | None) -> Iterator[Check]:
+def _data(
+    record: dict[str, Any], task: TaskData, general: GeneralData | None, *, made: bool
+) -> Iterator[Check]:
     claimed = record.get("data", {})
     used = record.get("counts", {}).get("task_examples")
-    found = contents_of(task.train[:used]).digest
-    yield _compare("task data", _inside(claimed, "task", "sha256"), found)
+    if not made:  # else the hash is that of made examples too
+        found = contents_of(task.train[:used]).digest
+        yield _compare("task data", _inside(claimed, "task", "sha256"), found)
+    if claimed.get("unlabeled"):
+        labeled = task.train[: record.get("labeled", {}).get("task_examples", used)]
+        found = contents_of(unlabeled_beside(task, labeled)).digest
+        yield _compare("unlabeled data", _inside(claimed, "unlabeled", "sha256"), found)
     if record.get("early_stopping"):
         found = contents_of(task.dev[: _inside(claimed, "dev", "examples")]).digest
         yield _compare("dev data", _inside(claimed, "dev", "sha256"), found)

@@ -56,7 +56,7 @@ from telltune.training.speed import training_shape
 from telltune.version import VERSION, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -131,6 +131,7 @@ def save_adapter(
         "data": {
             "task": {"name": task.name, "sha256": contents_of(trained_on).digest},
             "general": mixed,
+            "unlabeled": unlabeled_hash(ground.unlabeled),
             "dev": stopping
             and {"examples": stopping.data.examples, "sha256": stopping.data.digest},
         },
@@ -169,6 +170,11 @@ def save_adapter(
     write_text(out / CARD, model_card(record, origin))
     write_json(out / TELL_JSON, record | {"files": files})
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+
+
+def unlabeled_hash(inputs: Sequence[Example]) -> dict[str, str] | None:
+    """Return what tell.json says of unlabeled inputs; None if there are none."""
+    return {"sha256": contents_of(inputs).digest} if inputs else None
 
 
 @contextmanager

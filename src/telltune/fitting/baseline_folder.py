@@ -16,6 +16,7 @@ from telltune.fitting.adapter_folder import (
     load_predictor,
     read_tell,
     refuse_damaged,
+    unlabeled_hash,
     versions,
     whole_files,
 )
@@ -58,7 +59,7 @@ def save_baseline(
         "labels": list(predictor.labels),
         "data": {
             "task": {"name": task, "sha256": contents_of(labeled).digest},
-            "unlabeled": {"sha256": contents_of(unlabeled).digest} if unlabeled else None,
+            "unlabeled": unlabeled_hash(unlabeled),
         },
         "baseline": told | {"notes": list(predictor.notes)},
         "versions": baseline_versions(),
