@@ -221,11 +221,29 @@ def test_the_temporary_folder_goes_with_its_classifier(
         (["a", "b"], ["[THINK]x[/THINK]y", "z"], "rename it"),
         (["a", "b"], [0.5, 1.5], "Unknown label type"),
         (["a", "b"], None, "requires y"),
+        (["a", "b", "c"], ["x", None, "y"], r"y\[1\] is None; give a class"),
+        (["a", "b", "c"], ["x", "y", float("nan")], r"y\[2\] is nan; give a class"),
     ],
 )
 def test_other_data_are_refused(X: Any, y: Any, message: str, quick: TellClassifier) -> None:  # noqa: N803
     with pytest.raises(ValueError, match=message):
         quick.fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "embedded"}, "settings has `model`; give it as the parameter `model`"),
+        ({"seed": 3}, "settings has `seed`; give it as the parameter `random_state`"),
+        (["mixture.passes=1"], "settings is of type list; give a dict"),
+    ],
+)
+def test_settings_are_recipe_keys_without_those_of_parameters(
+    settings: Any, message: str, quick: TellClassifier
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        quick.set_params(settings=settings).fit(["a", "b"], ["x", "y"])
+    quick.set_params(settings={"evaluation": None}).fit(["a", "b"], ["x", "y"])
 
 
 def test_nothing_is_predicted_before_a_fit(quick: TellClassifier) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,8 +28,6 @@ from telltune.proposal.recipe_of import recipe_for
 from telltune.storage import atomic_folder, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from telltune.fitting.predictor import Predictor
@@ -101,6 +100,10 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         if y is None:
             raise ValueError("TellClassifier requires y to be passed, but the target y is None.")
+        # A list with texts and NaN would become texts.
+        for number, value in enumerate(np.asarray(y, object).ravel().tolist()):
+            if value is None or value != value:
+                raise ValueError(f"y[{number}] is {value}; give a class for each text.")
         texts, y = _texts(X), column_or_1d(y, warn=True)
         check_consistent_length(texts, y)
         check_classification_targets(y)
@@ -109,9 +112,9 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
-        settings = dict(self.settings or {})
+        settings = _settings(self.settings)
         keys = {"general": self.general, "seed": int(seed)} | settings
-        keys["evaluation"] = {**settings.get("evaluation", {}), "answers": "likelihood"}
+        keys["evaluation"] = (settings.get("evaluation") or {}) | {"answers": "likelihood"}
         if self.anchor is not None:
             keys["anchor"] = self.anchor
         rows = [
@@ -237,6 +240,25 @@ class TellClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.two_d_array = False
         tags.no_validation = True  # Texts have no number of features.
         return tags
+
+
+def _settings(given: Any) -> dict[str, Any]:
+    """Return recipe keys as a dict.
+
+    Raises:
+        ValueError: They are no mapping, or contain what is a parameter of the classifier.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(
+            f"settings is of type {type(given).__name__}; give a dict of recipe keys, such as "
+            '{"mixture": {"passes": 5}}.'
+        )
+    settings = dict(given or {})
+    for key in ("model", "method", "general", "anchor", "seed"):
+        if key in settings:
+            parameter = "random_state" if key == "seed" else key
+            raise ValueError(f"settings has `{key}`; give it as the parameter `{parameter}`.")
+    return settings
 
 
 def _as_json(name: str, value: Any) -> Any:
