@@ -50,6 +50,27 @@ def test_the_anchor_of_task_data_counts_once_as_in_a_run(
     assert [f.file for f in telltune.check(toy_recipe).findings if f.refused] == [test]
 
 
+def test_what_a_run_truncates_is_a_warning_and_a_prompt_without_room_is_refused(
+    toy_recipe: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path, write_jsonl: Any
+) -> None:
+    row = {"prompt": PROMPT, "completion": "ball " * 20}
+    toy_recipe |= {"method": "sft", "general": None}
+    toy_recipe["task"] = {"train": str(write_jsonl(tmp_path / "train.jsonl", [row]))}
+    toy_recipe["training"]["too_long"] = "truncate"
+    encoded = Encoder(tiny_tokenizer).encode([Example(**row)])
+    room = int(encoded.lengths[0] - encoded.response_lengths[0])
+    toy_recipe["training"]["max_length"] = room + 1
+    (found,) = telltune.check(toy_recipe).findings
+    assert (found.kind, found.refused) == ("over_long", False)
+    assert found.reason.endswith(f"the maximum of {room + 1}: the response will be truncated")
+    telltune.plan(toy_recipe, measure=False)
+    toy_recipe["training"]["max_length"] = room
+    (found,) = telltune.check(toy_recipe).findings
+    assert (found.kind, found.refused) == ("over_long", True)
+    with pytest.raises(DataError, match=f"longer than training.max_length = {room}"):
+        telltune.plan(toy_recipe, measure=False)
+
+
 def test_general_data_have_no_anchor(
     toy_recipe: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path, write_jsonl: Any
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from telltune.data.examples import Example, Problem
@@ -145,6 +145,7 @@ def check_examples(
     count_tokens: Callable[[Example], int] | None = None,
     max_length: int | None = None,
     context: int | None = None,
+    truncated: Callable[[Example], bool] = lambda _: False,
     refusal: Callable[[Example], str | None] = lambda _: None,
 ) -> list[Finding]:
     """Find examples that would make training wrong or a score invalid.
@@ -156,6 +157,8 @@ def check_examples(
             `over_long` needs it and a limit.
         max_length: Maximum length of an example in tokens.
         context: Longest sequence that the model can read, in tokens.
+        truncated: Function that returns whether a run truncates an example that is too long, and
+            does not refuse it.
         refusal: Function that returns why the chat template refuses an example, or None. The
             length of refused examples is not checked.
 
@@ -170,7 +173,7 @@ def check_examples(
         found += _refused_by_template(items, refusal)
         if count_tokens is not None:
             encoded = [item for item in items if refusal(item.example) is None]
-            found += _over_long(encoded, count_tokens, max_length, context)
+            found += _over_long(encoded, count_tokens, max_length, context, truncated)
         if group == TRAIN:
             tested = [item for name, other in placed.items() if name != TRAIN for item in other]
             found += _leaked(items, tested)
@@ -215,18 +218,22 @@ def _over_long(
     count_tokens: Callable[[Example], int],
     max_length: int | None,
     context: int | None,
+    truncated: Callable[[Example], bool],
 ) -> Iterator[Finding]:
     for item in items:
         length = count_tokens(item.example)
         if context is not None and length > context:
-            reason = f"the model's context of {context}: shorten the example"
+            limit, remedy = f"the model's context of {context}", "shorten the example"
         elif max_length is not None and length > max_length:
-            reason = (
-                f"the maximum of {max_length}: shorten the example or raise `training.max_length`"
-            )
+            limit = f"the maximum of {max_length}"
+            remedy = "shorten the example or raise `training.max_length`"
         else:
             continue
-        yield item.finding("over_long", f"{length} tokens exceed {reason}")
+        found = item.finding("over_long", f"{length} tokens exceed {limit}: {remedy}")
+        if truncated(item.example):
+            reason = f"{length} tokens exceed {limit}: the response will be truncated"
+            found = replace(found, reason=reason, refused=False)
+        yield found
 
 
 def _repeated(items: Sequence[_Placed]) -> Iterator[Finding]:

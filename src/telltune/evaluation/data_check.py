@@ -105,7 +105,8 @@ def check_recipe_data(
     anchor = anchor_of(recipe)
     if anchor is not None:
         groups = {split: [anchor.detach(e) for e in group] for split, group in groups.items()}
-    check = _checks(model, max_length, anchor if anchored else None)
+    truncates = recipe.training.too_long == "truncate"
+    check = _checks(model, max_length, anchor if anchored else None, truncates=truncates)
     findings += check(groups)
     for group in groups.values():
         findings += map(finding_of, unlisted(recipe, group))
@@ -178,7 +179,11 @@ def _examples(
 
 
 def _checks(
-    model: ModelSpec | None, max_length: int | None, anchor: Anchor | None = None
+    model: ModelSpec | None,
+    max_length: int | None,
+    anchor: Anchor | None = None,
+    *,
+    truncates: bool = False,
 ) -> Callable[..., list[Finding]]:
     """Return `check_examples` with token counts and control tokens of a model's tokenizer.
 
@@ -189,9 +194,11 @@ def _checks(
     tokenizer = load_tokenizer(model)
     bare, anchored = Encoder(tokenizer), Encoder(anchored_tokenizer(tokenizer, anchor))
     context = context_length(load_config(model))
+    limit = min(context, max_length or context)
 
     def found(groups: Mapping[str, Sequence[Example]], plain: str = "") -> list[Finding]:
         lengths: dict[int, int] = {}
+        shortest: dict[int, int] = {}
         refused: dict[int, str] = {}
         others = [e for name, group in groups.items() if name != plain for e in group]
         for encoder, examples in ((bare, list(groups.get(plain, ()))), (anchored, others)):
@@ -202,13 +209,16 @@ def _checks(
                 refused |= {id(examples[i]): why for i, why in encoder.refusals(examples).items()}
                 examples = [example for example in examples if id(example) not in refused]
                 encoded = encoder.encode(examples)
-            lengths |= {id(e): int(n) for e, n in zip(examples, encoded.lengths, strict=True)}
+            lengths |= dict(zip(map(id, examples), encoded.lengths.tolist(), strict=True))
+            prompts = encoded.lengths - encoded.response_lengths
+            shortest |= dict(zip(map(id, examples), (prompts + 1).tolist(), strict=True))
         return check_examples(
             groups,
             control_tokens=bare.control_tokens,
             count_tokens=lambda example: lengths[id(example)],
             max_length=max_length,
             context=context,
+            truncated=lambda example: truncates and shortest[id(example)] <= limit,
             refusal=lambda example: refused.get(id(example)),
         )
 
