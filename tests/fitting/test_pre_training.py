@@ -147,17 +147,6 @@ def test_a_fit_writes_down_what_was_made(recipe: dict[str, Any], tmp_path: Path)
     assert checks["order of the examples"] is None
 
 
-def test_made_examples_leave_the_batches_as_they_are(
-    recipe: dict[str, Any], tiny_base: Any
-) -> None:
-    del recipe["training"]["batch_size"], recipe["mixture"]
-    ground = laid(recipe, tiny_base)
-    # The rule for all examples, 16 times 12 and 6, would be batches of 16.
-    assert ground.plan().mixture.batch_size == 4
-    assert ground.auto["training.batch_size"] == 4
-    assert ground.auto["mixture.passes"] == 16
-
-
 def test_adapters_that_agree_label_the_inputs_and_are_trained_once(
     recipe: dict[str, Any], tiny_base: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

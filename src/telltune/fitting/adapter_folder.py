@@ -116,7 +116,7 @@ def save_adapter(
     record: dict[str, Any] = {
         "method": method.name,
         "counts": asdict(plan.counts),
-        "auto": {**ground.auto, **plan.settings},
+        "auto": plan.settings,
         "seconds": round(predictor.cost.seconds, 3),
         "seed": recipe.seed,
         "answer_tokens": predictor.max_new_tokens,

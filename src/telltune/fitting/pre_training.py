@@ -68,7 +68,6 @@ class PreTraining:
         unlabeled_tokens: Number of their tokens.
         choice: Classifier to combine with the adapter, if the recipe asks for one.
         confidence: Confidence in the training examples.
-        auto: Numbers in place of the recipe's `auto`, as far as a lever has fixed them.
         seconds: Time that the steps took, in seconds.
     """
 
@@ -89,7 +88,6 @@ class PreTraining:
     unlabeled_tokens: int = 0
     choice: Choice | None = None
     confidence: Confidence | None = None
-    auto: Mapping[str, int | float] = field(default_factory=dict)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -230,12 +228,9 @@ class PreTraining:
         """
         train, made = trained_on, got.examples
         mixture: dict[str, Any] = {"general_examples": plan.counts.general_examples}
-        training: dict[str, Any] = {}
         if lever.use_as == "once":
             passes = plan.mixture.passes * plan.epochs
             train, mixture["passes"] = (*trained_on * passes, *made), 1
-            training["batch_size"] = plan.mixture.batch_size
-            self.auto = plan.settings
             before = self.confidence or Confidence(np.ones(len(trained_on)), "output")
             own = np.array([one.confidence for one in made])
             values = np.concatenate([np.tile(before.values, passes), own])
@@ -252,7 +247,7 @@ class PreTraining:
             self.general = ChosenData(name, self.general.sources, (*drawn, *made))
             mixture["general_examples"] = len(self.general.chosen)
         self.task = replace(self.task, train=train, shots=got.shots or self.task.shots)
-        recipe = self.recipe.changed(task={"max_tokens": None}, mixture=mixture, training=training)
+        recipe = self.recipe.changed(task={"max_tokens": None}, mixture=mixture)
         # Its answers were checked before; those of made examples need not be labels.
         self.recipe = recipe.model_copy(update={"product_of_experts": None})
         self.run_plan = None
